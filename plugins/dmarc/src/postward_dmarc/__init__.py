@@ -1,0 +1,1 @@
+"""DMARC (RFC 9989, 9990, 9991) for Postward."""
