@@ -28,7 +28,8 @@ class Core:
     """The services of the core, as plugins see them.
 
     `hostname` is this host's mail name; `node` names this machine among several that share a database. `trust` holds the
-    WebPKI roots. `signer` holds the DKIM keys that are configured here.
+    WebPKI roots. `signer` holds the DKIM keys that are configured here; `submitter` is the domain that reports come from, None
+    when no configured domain above `hostname` has a DKIM key, and then no report is sent.
     """
 
     plugin: str
@@ -42,4 +43,5 @@ class Core:
     trust: TrustStore
     store: Store
     signer: Signer
+    submitter: Domain | None
     log: FilteringBoundLogger

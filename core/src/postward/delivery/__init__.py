@@ -1,0 +1,1 @@
+"""From a message to MX hosts: routes, attempts, and the one function that decides."""

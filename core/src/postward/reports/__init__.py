@@ -1,0 +1,1 @@
+"""Reports on their way out: windows, the outbox, mail and HTTPS."""

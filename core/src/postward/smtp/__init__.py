@@ -1,0 +1,1 @@
+"""SMTP, both sides: sans-IO machines and the trio shells around them (RFC 5321)."""

@@ -1,0 +1,1 @@
+"""Databases: group commit, the journal, migrations."""

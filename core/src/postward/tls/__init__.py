@@ -1,0 +1,1 @@
+"""TLS judged after the handshake."""
