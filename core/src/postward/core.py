@@ -5,7 +5,7 @@ Each plugin has a `Core` of its own, with its name in `plugin` and bound to its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from postward.tls import TrustStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Core:
-    """The services of the core, as plugins see them.
+    """The services of the core, as plugins see them. A plugin reads it and never changes it.
+
+    A plugin is made before the database is open, because its tables are part of that database: `store` may be used from
+    `lifespan` on.
 
     `hostname` is this host's mail name; `node` names this machine among several that share a database. `trust` holds the
     WebPKI roots. `signer` holds the DKIM keys that are configured here; `submitter` is the domain that reports come from, None
@@ -41,7 +44,7 @@ class Core:
     net: Network
     http: HttpClient
     trust: TrustStore
-    store: Store
     signer: Signer
     submitter: Domain | None
     log: FilteringBoundLogger
+    store: Store = field(init=False)

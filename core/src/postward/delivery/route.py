@@ -1,0 +1,131 @@
+"""Where mail for a domain goes: MX records, or the domain itself (RFC 5321 §5.1), with what DNSSEC says of them.
+
+A lookup that failed never reads as an absence: it defers (RFC 7672 §2.1.2). Addresses are looked up before TLSA records,
+because some name servers answer those with errors (RFC 7672 §2.2.2).
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from typing import Final
+
+from postward.dns import Answer, Resolver, Status
+from postward.errors import InvalidName, PostwardError
+from postward.model import Destination, Failure, MxHost, ResultType, Security
+from postward.names import Domain
+
+MAX_HOSTS: Final = 30
+MAX_ADDRESSES: Final = 8
+
+
+class RouteError(PostwardError):
+    """A domain, or one host, that mail cannot be sent to.
+
+    `reply` is in the form of an SMTP reply; `failure` is set where DNSSEC is the cause and a report should say so.
+    """
+
+    def __init__(self, reply: str, *, permanent: bool, failure: Failure | None = None) -> None:
+        super().__init__(reply)
+        self.reply, self.permanent, self.failure = reply, permanent, failure
+
+
+@dataclass(frozen=True, slots=True)
+class _Exchange:
+    preference: int
+    name: Domain
+
+
+async def find_route(domain: Domain, resolver: Resolver) -> Destination:
+    """The hosts of a domain in the order in which to try them. Raises `RouteError`."""
+    if domain.is_literal:
+        return _literal(domain)
+    answer = await resolver.query(domain, "MX")
+    if answer.status is Status.FAILED:
+        raise _failed(answer, f"MX records of {domain}")
+    if answer.found:
+        return Destination(
+            domain=domain,
+            hosts=_hosts(domain, answer),
+            security=answer.security,
+            canonical=answer.canonical,
+        )
+    if answer.nxdomain:
+        raise RouteError(f"550 5.1.2 the domain {domain} does not exist", permanent=True)
+    implicit = MxHost(name=domain, preference=-1)
+    return Destination(domain=domain, hosts=(implicit,), security=answer.security, canonical=answer.canonical, from_mx=False)
+
+
+def _literal(domain: Domain) -> Destination:
+    host = MxHost(name=domain, preference=-1, addresses=(str(domain.ip),), canonical=domain)
+    return Destination(domain=domain, hosts=(host,), canonical=domain, from_mx=False)
+
+
+def _hosts(domain: Domain, answer: Answer) -> tuple[MxHost, ...]:
+    exchanges: list[_Exchange] = []
+    null = False
+    for record in answer.records:
+        text = record.exchange.to_text()
+        null = null or text == "."
+        try:
+            exchanges.append(_Exchange(record.preference, Domain(text)))
+        except InvalidName:
+            continue
+    if exchanges:
+        random.shuffle(exchanges)
+        exchanges.sort(key=lambda exchange: exchange.preference)
+        return tuple(MxHost(name=each.name, preference=each.preference) for each in exchanges[:MAX_HOSTS])
+    if null:
+        raise RouteError(f"556 5.1.10 {domain} accepts no mail (null MX)", permanent=True)
+    raise RouteError(f"451 4.4.4 no MX record of {domain} names a host", permanent=False)
+
+
+async def resolve_host(mx: MxHost, resolver: Resolver) -> MxHost:
+    """The host with its addresses and what DNSSEC says of them. Raises `RouteError`; that excludes this host only.
+
+    An address family that is absent or could not be looked up does not spoil the other; the answer is secure only where
+    what is used of it is (RFC 7672 §2.1.3).
+    """
+    if mx.addresses:
+        return mx
+    answers = await resolver.addresses(mx.name)
+    found = [answer for answer in answers if answer.found]
+    if not found:
+        failed = next((answer for answer in answers if answer.status is Status.FAILED), None)
+        if failed is not None:
+            raise _failed(failed, f"addresses of {mx.name}")
+        permanent = mx.preference == -1
+        raise RouteError(f"{'550 5.1.2' if permanent else '451 4.4.4'} {mx.name} has no address", permanent=permanent)
+    secure = all(answer.authenticated for answer in found)
+    canonical = found[0].canonical
+    return replace(
+        mx,
+        addresses=_interleave(answers),
+        security=Security.SECURE if secure else Security.INSECURE,
+        canonical=canonical,
+        alias_security=await _alias_security(mx.name, resolver, secure=secure) if canonical != mx.name else None,
+    )
+
+
+async def _alias_security(name: Domain, resolver: Resolver, *, secure: bool) -> Security:
+    """What DNSSEC says of the first CNAME alone: the bit of a chain speaks for all of it (RFC 7672 §2.2.2)."""
+    if secure:
+        return Security.SECURE
+    return (await resolver.query(name, "CNAME")).security
+
+
+def _interleave(answers: tuple[Answer, Answer]) -> tuple[str, ...]:
+    four, six = ([record.address for record in answer.records] if answer.found else [] for answer in answers)
+    random.shuffle(four)
+    random.shuffle(six)
+    paired = [address for pair in zip(six, four, strict=False) for address in pair]
+    rest = six[len(four) :] or four[len(six) :]
+    return tuple((paired + rest)[:MAX_ADDRESSES])
+
+
+def _failed(answer: Answer, what: str) -> RouteError:
+    trouble = answer.failure
+    slug = trouble.slug if trouble else "dns-failure"
+    told = trouble is not None and bool(trouble.ede)
+    failure = Failure(result_type=ResultType.DNSSEC_INVALID, reason=slug, detail=trouble.detail if trouble else "")
+    return RouteError(f"451 4.4.3 looking up the {what} failed: {slug}", permanent=False, failure=failure if told else None)
