@@ -1,1 +1,26 @@
-"""DKIM (RFC 6376): keys, signing, verifying."""
+"""DKIM: verify what others signed, sign our own (RFC 6376, RFC 8301, RFC 8463).
+
+Layout and canonicalization are ours, the mathematics is that of `cryptography`. Everything but `verify` is free of I/O.
+"""
+
+from __future__ import annotations
+
+from postward.dkim.key import BadKey, KeyRecord, parse_key
+from postward.dkim.sign import NoKey, PrivateKey, Signer, SigningKey, dns_record, generate, private_pem
+from postward.dkim.signature import Signature
+from postward.dkim.verify import verify
+
+__all__ = [
+    "BadKey",
+    "KeyRecord",
+    "NoKey",
+    "PrivateKey",
+    "Signature",
+    "Signer",
+    "SigningKey",
+    "dns_record",
+    "generate",
+    "parse_key",
+    "private_pem",
+    "verify",
+]
