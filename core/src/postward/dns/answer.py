@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from postward.dns import ede
 from postward.model import Security
 from postward.names import Domain
 
@@ -30,8 +31,8 @@ class Status(StrEnum):
 class DnsFailure:
     """Why a lookup failed.
 
-    `rcode` is the text of the response code (`SERVFAIL`), or `TIMEOUT`, `NETWORK`, `MALFORMED`, `LOOP`. `ede` are the extended errors
-    (RFC 8914), code and text; the text comes from the network and is not to be trusted.
+    `rcode` is the text of the response code (`SERVFAIL`), or `TIMEOUT`, `NETWORK`, `MALFORMED`, `LOOP`. `ede` are the extended
+    errors (RFC 8914), code and text; the text comes from the network and is not to be trusted. `detail` is one line for people.
     """
 
     rcode: str
@@ -40,15 +41,18 @@ class DnsFailure:
 
     @property
     def slug(self) -> str:
-        """A short reason for `failure-reason-code`, such as `extended-dns-error-7-signature-expired` or `dns-servfail`."""
-        return _slug(self)
+        """A short reason for `failure-reason-code`, such as `extended-dns-error-7-signature-expired` or `dns-servfail`.
 
+        Of several extended errors, the first that speaks of DNSSEC is taken: it is the cause, the others are circumstances.
+        """
+        codes = [code for code, _ in self.ede]
+        chosen = next((code for code in codes if code in ede.DNSSEC), codes[0] if codes else None)
+        return f"dns-{self.rcode.lower()}" if chosen is None else ede.slug(chosen)
 
-def _slug(failure: DnsFailure) -> str:
-    if not failure.ede:
-        return f"dns-{failure.rcode.lower()}"
-    code, _ = failure.ede[0]
-    return f"extended-dns-error-{code}"
+    @property
+    def about_dnssec(self) -> bool:
+        """Whether an extended error says that validation failed. False proves nothing: many resolvers send none."""
+        return any(code in ede.DNSSEC for code, _ in self.ede)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
