@@ -1,8 +1,8 @@
 """Which IP addresses belong to the public internet.
 
-A URL in a DNS record or a report can lead anywhere; a request that somebody else asked for must not reach what only this host
-can reach. The judgement is by the IANA registries of special-purpose addresses (RFC 6890), and looks into the IPv4 addresses that
-IPv6 transition mechanisms carry.
+A URL in a DNS record or a report can lead anywhere; a request that somebody else asked for must not reach what only this
+host can reach. The judgement is by the IANA registries of special-purpose addresses (RFC 6890), and looks into the IPv4
+addresses that IPv6 transition mechanisms carry.
 """
 
 from __future__ import annotations
