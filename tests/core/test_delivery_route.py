@@ -1,0 +1,121 @@
+"""Where mail goes: MX, implicit MX, literals, and what DNSSEC says of them (RFC 5321 §5.1, RFC 7505, RFC 7672 §2)."""
+
+from __future__ import annotations
+
+import pytest
+
+from postward.delivery.route import MAX_ADDRESSES, MAX_HOSTS, RouteError, find_route, resolve_host
+from postward.dns import ZoneResolver
+from postward.model import MxHost, Security
+from postward.names import Domain
+
+ZONE = """
+@ IN MX 20 mx2
+@ IN MX 10 mx1
+mx1 IN A 192.0.2.1
+mx1 IN AAAA 2001:db8::1
+mx1 IN AAAA 2001:db8::2
+mx2 IN CNAME elsewhere.unsigned.test.
+null IN MX 0 .
+bare IN A 192.0.2.9
+empty IN TXT x
+alias IN CNAME @
+many IN MX 1 mx1
+"""
+
+
+@pytest.fixture
+def dns() -> ZoneResolver:
+    resolver = ZoneResolver({"example.test": ZONE})
+    resolver.set_zone("unsigned.test", "elsewhere IN A 192.0.2.2\n@ IN MX 1 mx\n", "insecure")
+    return resolver
+
+
+async def test_hosts_come_in_order_of_preference(dns: ZoneResolver) -> None:
+    route = await find_route(Domain("example.test"), dns)
+    assert [host.name for host in route.hosts] == ["mx1.example.test", "mx2.example.test"]
+    assert (route.security, route.from_mx) == (Security.SECURE, True)
+
+
+async def test_the_policy_domain_stays_the_one_asked_for(dns: ZoneResolver) -> None:
+    """RFC 8461 §3.4, and a forged CNAME must not lead to another domain's policy."""
+    route = await find_route(Domain("alias.example.test"), dns)
+    assert (route.domain, route.canonical) == ("alias.example.test", "example.test")
+
+
+async def test_an_unsigned_zone_is_insecure(dns: ZoneResolver) -> None:
+    assert (await find_route(Domain("unsigned.test"), dns)).security is Security.INSECURE
+
+
+async def test_null_mx_is_final(dns: ZoneResolver) -> None:
+    """RFC 7505 §4.1: 556 5.1.10."""
+    with pytest.raises(RouteError, match="^556 5.1.10 ") as caught:
+        await find_route(Domain("null.example.test"), dns)
+    assert caught.value.permanent
+
+
+async def test_no_mx_means_the_domain_itself(dns: ZoneResolver) -> None:
+    """RFC 5321 §5.1."""
+    route = await find_route(Domain("bare.example.test"), dns)
+    assert [(host.name, host.preference) for host in route.hosts] == [("bare.example.test", -1)]
+    assert not route.from_mx
+
+
+async def test_a_domain_that_does_not_exist_is_final(dns: ZoneResolver) -> None:
+    with pytest.raises(RouteError, match="^550 5.1.2 ") as caught:
+        await find_route(Domain("nothing.example.test"), dns)
+    assert caught.value.permanent
+
+
+async def test_a_failed_lookup_defers_and_keeps_its_cause(dns: ZoneResolver) -> None:
+    """RFC 7672 §2.1.2: failed is not absent; RFC 8914 causes reach the report."""
+    dns.fault("example.test", "MX", "SERVFAIL", [(7, "expired")])
+    with pytest.raises(RouteError, match="^451 ") as caught:
+        await find_route(Domain("example.test"), dns)
+    assert not caught.value.permanent
+    assert caught.value.failure is not None
+    assert caught.value.failure.reason == "extended-dns-error-7-signature-expired"
+
+
+async def test_a_literal_goes_straight_to_its_address(dns: ZoneResolver) -> None:
+    route = await find_route(Domain("[IPv6:2001:db8::5]"), dns)
+    assert route.hosts[0].addresses == ("2001:db8::5",)
+    assert not dns.queries
+
+
+async def test_both_families_take_turns(dns: ZoneResolver) -> None:
+    host = await resolve_host(MxHost(name=Domain("mx1.example.test")), dns)
+    assert [":" in address for address in host.addresses] == [True, False, True]
+    assert (host.security, host.alias_security, host.canonical) == (Security.SECURE, None, "mx1.example.test")
+
+
+async def test_the_first_alias_is_told_apart_from_an_insecure_chain(dns: ZoneResolver) -> None:
+    """RFC 7672 §2.2.2: the bit of a chain speaks for all of it, so the CNAME is asked for alone."""
+    host = await resolve_host(MxHost(name=Domain("mx2.example.test")), dns)
+    assert (host.security, host.alias_security) == (Security.INSECURE, Security.SECURE)
+    assert host.canonical == "elsewhere.unsigned.test"
+
+
+async def test_a_host_without_address_is_final_only_where_the_domain_is_its_own_host(dns: ZoneResolver) -> None:
+    with pytest.raises(RouteError) as of_mx:
+        await resolve_host(MxHost(name=Domain("empty.example.test"), preference=10), dns)
+    with pytest.raises(RouteError) as implicit:
+        await resolve_host(MxHost(name=Domain("empty.example.test"), preference=-1), dns)
+    assert (of_mx.value.permanent, implicit.value.permanent) == (False, True)
+
+
+async def test_one_failed_family_does_not_spoil_the_other(dns: ZoneResolver) -> None:
+    dns.fault("mx1.example.test", "AAAA", "TIMEOUT")
+    assert (await resolve_host(MxHost(name=Domain("mx1.example.test")), dns)).addresses == ("192.0.2.1",)
+    dns.fault("mx1.example.test", "A", "SERVFAIL")
+    with pytest.raises(RouteError) as caught:
+        await resolve_host(MxHost(name=Domain("mx1.example.test")), dns)
+    assert not caught.value.permanent
+
+
+async def test_hosts_and_addresses_are_limited(dns: ZoneResolver) -> None:
+    hosts = "".join(f"@ IN MX 1 h{number}\n" for number in range(100))
+    addresses = "".join(f"h0 IN A 192.0.2.{number}\n" for number in range(100))
+    dns.set_zone("flood.test", hosts + addresses)
+    assert len((await find_route(Domain("flood.test"), dns)).hosts) == MAX_HOSTS
+    assert len((await resolve_host(MxHost(name=Domain("h0.flood.test")), dns)).addresses) == MAX_ADDRESSES
