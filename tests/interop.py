@@ -1,0 +1,17 @@
+"""Foreign programs for tests: present, skipped with a reason, or in continuous integration an error."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+
+def need(*programs: str) -> str:
+    """The path of the first program, when all are installed; else skip, or fail where `CI` is set."""
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
+    found = {program: shutil.which(program, path=path) for program in programs}
+    if missing := [program for program, where in found.items() if where is None]:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"not installed: {', '.join(missing)}")
+    return found[programs[0]] or ""
