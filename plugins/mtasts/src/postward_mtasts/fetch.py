@@ -1,0 +1,81 @@
+"""Getting the policy file over HTTPS, and naming what went wrong as a TLS report does (RFC 8461 §3.3, RFC 8460 §4.3.2.2).
+
+Only status 200 counts, nothing is redirected or taken from an HTTP cache, and the certificate must verify for the policy host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from postward.errors import PostwardError
+from postward.http import HttpError
+from postward.model import Failure, ResultType
+from postward.names import Domain
+from postward_mtasts import policy
+from postward_mtasts.policy import PolicyError, StsPolicy
+
+if TYPE_CHECKING:
+    from postward.http import HttpClient
+
+PATH: Final = "/.well-known/mta-sts.txt"
+TIME_LIMIT: Final = 60.0
+
+_SLUGS: Final = {"dns": "dns-lookup-failed"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """A policy and its text as served. `media_type` is lower-case and without parameters, empty when none was sent."""
+
+    policy: StsPolicy
+    text: str
+    media_type: str
+
+
+class FetchError(PostwardError):
+    """No policy could be had. `failure` is for the report; `evidence` is what was served in its place, by lines."""
+
+    def __init__(self, failure: Failure, evidence: tuple[str, ...] = ()) -> None:
+        super().__init__(failure.detail)
+        self.failure, self.evidence = failure, evidence
+
+
+def policy_host(domain: Domain) -> Domain:
+    """The host that serves the policy of a domain (RFC 8461 §3.2). Raises `InvalidName` when the domain is too long for one."""
+    return Domain(f"mta-sts.{domain}")
+
+
+async def fetch(http: HttpClient, domain: Domain, *, timeout: float = TIME_LIMIT) -> Fetched:
+    """Get and read the policy of a domain within `timeout` seconds. Raises `FetchError`.
+
+    A media type other than text/plain is recorded and not refused: RFC 8461 §3.2 only says SHOULD, and refusing it would
+    leave a domain unprotected that means to be protected.
+    """
+    host = policy_host(domain)
+    try:
+        response = await http.request("GET", host, PATH, max_body=policy.MAX_BYTES, timeout=timeout)
+    except HttpError as exc:
+        raise FetchError(_http_failure(host, exc)) from exc
+    if response.status != 200:
+        detail = f"https://{host}{PATH} answered with status {response.status}"
+        failure = Failure(result_type=ResultType.STS_POLICY_FETCH_ERROR, reason=f"http-status-{response.status}", detail=detail)
+        raise FetchError(failure)
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    text = ""
+    try:
+        text = policy.decode(response.body)
+        return Fetched(policy=policy.parse(text), text=text, media_type=media_type)
+    except PolicyError as exc:
+        detail = f"https://{host}{PATH} is no policy: {exc}"
+        failure = Failure(result_type=ResultType.STS_POLICY_INVALID, reason="policy-syntax-error", detail=detail)
+        raise FetchError(failure, policy.lines(text)) from exc
+
+
+def _http_failure(host: Domain, error: HttpError) -> Failure:
+    detail = f"https://{host}{PATH}: {error}"
+    if error.kind != "tls":
+        reason = _SLUGS.get(error.kind, error.kind)
+        return Failure(result_type=ResultType.STS_POLICY_FETCH_ERROR, reason=reason, detail=detail)
+    parts = [error.failure.result_type.value, error.failure.reason] if error.failure else ["tls"]
+    return Failure(result_type=ResultType.STS_WEBPKI_INVALID, reason="+".join(part for part in parts if part), detail=detail)

@@ -1,0 +1,150 @@
+"""The policy file: which hosts may take mail, how strictly, for how long (RFC 8461 §3.2).
+
+A file is bytes from the network. It is read by the grammar of the RFC and by nothing else, so a web page that a server gives
+with status 200 is an error and never a policy.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from postward.errors import InvalidName, PostwardError
+from postward.model import Mode
+from postward.names import Domain
+
+MAX_BYTES: Final = 65_536
+MAX_AGE: Final = 31_557_600
+MAX_MX: Final = 1000
+_MAX_LINES: Final = 2000
+_SHOWN_LINES: Final = 200
+_SHOWN_LENGTH: Final = 500
+
+_LINE_END: Final = re.compile(r"\r?\n")
+_KEY: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,31}):")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
+_SECONDS: Final = re.compile(r"[0-9]{1,10}")
+
+
+class PolicyError(PostwardError):
+    """A text that is no policy. `line` counts from 1; 0 is the file as a whole."""
+
+    def __init__(self, message: str, *, line: int = 0) -> None:
+        super().__init__(f"line {line}: {message}" if line else message)
+        self.line = line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StsPolicy:
+    """A policy as published.
+
+    `max_age` is seconds, at most a year (RFC 8461 §3.2); `mx` are patterns in lower-case A-labels, `*.` standing for one label;
+    `extensions` are the fields that RFC 8461 does not know, in their order.
+    """
+
+    mode: Mode
+    max_age: int
+    mx: tuple[str, ...]
+    extensions: tuple[tuple[str, str], ...] = ()
+
+
+def decode(body: bytes) -> str:
+    """The bytes of a policy file as text. Raises `PolicyError` when they are none."""
+    if len(body) > MAX_BYTES:
+        raise PolicyError(f"the policy is larger than {MAX_BYTES} bytes")
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        line = body.count(b"\n", 0, exc.start) + 1
+        raise PolicyError("not UTF-8", line=line) from exc
+
+
+def lines(text: str) -> tuple[str, ...]:
+    """The lines as declared, errors included: the `policy-string` of a report (RFC 8460 §4.5).
+
+    Endless ones are cut, control characters are replaced, so that a web page in the place of a policy stays bearable.
+    """
+    shown = _split(text)[:_SHOWN_LINES]
+    return tuple(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", line[:_SHOWN_LENGTH]).rstrip(" \t") for line in shown)
+
+
+@lru_cache(maxsize=512)
+def parse(text: str) -> StsPolicy:
+    """Read a policy. Of duplicated fields other than `mx` the first counts. Raises `PolicyError`.
+
+    Lines end with LF or CRLF (the grammar; erratum 6253 on the prose). Empty lines carry nothing and are passed over.
+    """
+    fields: dict[str, tuple[str, int]] = {}
+    mx: dict[str, None] = {}
+    split = _split(text)
+    if len(split) > _MAX_LINES:
+        raise PolicyError(f"more than {_MAX_LINES} lines")
+    for number, line in enumerate(split, 1):
+        if not line.strip(" \t"):
+            continue
+        key, value = _field(line, number)
+        if key == "mx":
+            mx[_pattern(value, number)] = None
+        else:
+            fields.setdefault(key, (value, number))
+    if len(mx) > MAX_MX:
+        raise PolicyError(f"more than {MAX_MX} mx patterns")
+    version, line_number = _required(fields, "version")
+    if version != "STSv1":
+        raise PolicyError(f"the version is {version[:40]!r}, not 'STSv1'", line=line_number)
+    mode = _mode(*_required(fields, "mode"))
+    max_age = _max_age(*_required(fields, "max_age"))
+    if not mx and mode is not Mode.NONE:
+        raise PolicyError(f"mode {mode} without any mx")
+    extensions = tuple((key, value) for key, (value, _) in fields.items())
+    return StsPolicy(mode=mode, max_age=max_age, mx=tuple(mx), extensions=extensions)
+
+
+def _split(text: str) -> list[str]:
+    split = _LINE_END.split(text)
+    return split[:-1] if split[-1] == "" else split
+
+
+def _field(line: str, number: int) -> tuple[str, str]:
+    if control := _CONTROL.search(line):
+        raise PolicyError(f"control character {control[0]!r}", line=number)
+    key = _KEY.match(line)
+    if key is None:
+        raise PolicyError(f"not 'key: value': {line[:40]!r}", line=number)
+    value = line[key.end() :].strip(" \t")
+    if not value:
+        raise PolicyError(f"{key[1]!r} has no value", line=number)
+    return key[1], value
+
+
+def _required(fields: dict[str, tuple[str, int]], key: str) -> tuple[str, int]:
+    try:
+        return fields.pop(key)
+    except KeyError:
+        raise PolicyError(f"{key!r} is missing") from None
+
+
+def _mode(value: str, number: int) -> Mode:
+    try:
+        return Mode(value)
+    except ValueError:
+        raise PolicyError(f"the mode is {value[:40]!r}, not enforce, testing or none", line=number) from None
+
+
+def _max_age(value: str, number: int) -> int:
+    if _SECONDS.fullmatch(value) is None:
+        raise PolicyError(f"max_age is {value[:40]!r}, not a number of seconds", line=number)
+    return min(int(value), MAX_AGE)
+
+
+def _pattern(value: str, number: int) -> str:
+    wildcard, name = ("*.", value[2:]) if value.startswith("*.") else ("", value)
+    try:
+        # A U-label, an address or a final dot is no `Domain` of RFC 5321 §4.1.2, whatever can be made of it.
+        if not name.isascii() or name.startswith("[") or name.endswith("."):
+            raise InvalidName(name)
+        return f"{wildcard}{Domain(name)}"
+    except InvalidName:
+        raise PolicyError(f"not a host name or '*.' and a domain: {value[:80]!r}", line=number) from None
