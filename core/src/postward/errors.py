@@ -41,3 +41,7 @@ class PluginError(PostwardError):
 
 class StoreError(PostwardError):
     """The database cannot be used: missing, locked for too long, of a newer version, or full."""
+
+
+class TryLater(PostwardError):
+    """Something outside cannot be asked just now, such as a name server. `ReportJob.targets` raises it to be asked again."""

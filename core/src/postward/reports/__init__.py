@@ -1,1 +1,1 @@
-"""Reports on their way out: windows, the outbox, mail and HTTPS."""
+"""Reports: built once per window, kept in an outbox, sent to each address until it has them or a day has passed."""

@@ -1,0 +1,169 @@
+"""Send what the outbox holds: several targets side by side, each leased, sent, settled and told.
+
+A plugin may send a report its own way (`deliver_report`); otherwise core sends `mailto:` and `https:`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from postward import hookspecs
+from postward.errors import StoreError
+from postward.model import MICROSECONDS, Delivered
+from postward.reports.https import send_https
+from postward.reports.mailto import Send, send_mail
+from postward.reports.outbox import LEASE, Claimed, Ended, Outbox, State
+from postward.reports.targets import BadTarget, MailTarget, parse_target
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from postward.clock import Clock
+    from postward.dkim import Signer
+    from postward.hooks import Hooks
+    from postward.http import HttpClient
+
+AT_ONCE: Final = 8
+_LOOK_AGAIN: Final = 60 * MICROSECONDS
+_AFTER_TROUBLE: Final = 10.0
+
+
+@dataclass(slots=True)
+class SendRun:
+    """What one pass over the outbox came to: targets by how their attempt ended; `later` will be tried again."""
+
+    delivered: int = 0
+    failed: int = 0
+    suppressed: int = 0
+    later: int = 0
+    ended: list[Ended] = field(default_factory=list)
+
+
+class Sender:
+    """Sends due targets. `send` delivers one message at once; `private_addresses` lets HTTPS reach private networks."""
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        hooks: Hooks,
+        clock: Clock,
+        signer: Signer,
+        http: HttpClient,
+        send: Send,
+        log: FilteringBoundLogger,
+        private_addresses: bool = False,
+        at_once: int = AT_ONCE,
+    ) -> None:
+        self._outbox, self._hooks, self._clock, self._log = outbox, hooks, clock, log
+        self._signer, self._http, self._send, self._private = signer, http, send, private_addresses
+        self._at_once = at_once
+        self._kicked = trio.Event()
+
+    def kick(self) -> None:
+        """Look into the outbox now, because something was put there."""
+        kicked, self._kicked = self._kicked, trio.Event()
+        kicked.set()
+
+    async def send_due(self) -> SendRun:
+        """Send everything that is due now, and return when every attempt has ended. Raises `StoreError`."""
+        run = SendRun()
+
+        async def work() -> None:
+            while (item := await self._outbox.claim(self._clock.now())) is not None:
+                ended = item if isinstance(item, Ended) else await self._attempt(item)
+                await self._told(run, ended)
+
+        errors: list[StoreError] = []
+
+        async def worker() -> None:
+            try:
+                await work()
+            except StoreError as exc:
+                errors.append(exc)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(self._at_once):
+                nursery.start_soon(worker)
+        if errors:
+            raise errors[0]
+        return run
+
+    async def run_forever(self) -> None:
+        """Send whatever becomes due, for the life of the program."""
+        while True:
+            kicked = self._kicked
+            try:
+                await self.send_due()
+                due = await self._outbox.next_due()
+            except StoreError as exc:
+                self._log.error("outbox-unusable", error=str(exc))
+                await trio.sleep(_AFTER_TROUBLE)
+                continue
+            # Another node may have put reports there, so look again even if nothing is due for us.
+            until = min(due or math.inf, self._clock.now() + _LOOK_AGAIN)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait, int(until), nursery.cancel_scope)
+                await kicked.wait()
+                nursery.cancel_scope.cancel()
+
+    async def _wait(self, until: int, scope: trio.CancelScope) -> None:
+        await self._clock.sleep_until(until)
+        scope.cancel()
+
+    async def _attempt(self, claimed: Claimed) -> Ended | None:
+        log = self._log.bind(cid=claimed.cid, report_id=claimed.report.report_id, target=claimed.target.uri)
+        # Longer than the lease would mean that another node sends beside us.
+        with trio.move_on_after(LEASE / MICROSECONDS * 0.9):
+            delivered = await self._deliver(claimed)
+            ended = await self._outbox.settle(claimed, delivered, self._clock.now())
+            if ended is None and not delivered.accepted:
+                log.info("report-later", attempt=claimed.attempts, detail=delivered.detail)
+            return ended
+        log.warning("report-attempt-too-long", attempt=claimed.attempts)
+        return None
+
+    async def _deliver(self, claimed: Claimed) -> Delivered:
+        report, target = claimed.report, claimed.target
+        outcome = await self._hooks.first(hookspecs.deliver_report, report=report, target=target)
+        if outcome is not None and outcome.error is not None:
+            return Delivered(accepted=False, detail=f"plugin {outcome.plugin} failed: {outcome.error}")
+        if outcome is not None and outcome.value is not None:
+            return outcome.value
+        try:
+            place = parse_target(target.uri)
+        except BadTarget as exc:
+            return Delivered(accepted=False, permanent=True, detail=str(exc))
+        with trio.move_on_after(hookspecs.LIMITS["deliver_report"]):
+            if isinstance(place, MailTarget):
+                return await send_mail(report, place.address, signer=self._signer, send=self._send, now=self._clock.now())
+            return await send_https(report, place, http=self._http, private_addresses=self._private)
+        return Delivered(accepted=False, detail="took too long")
+
+    async def _told(self, run: SendRun, ended: Ended | None) -> None:
+        if ended is None:
+            run.later += 1
+            return
+        outcome = ended.outcome
+        run.ended.append(ended)
+        if outcome.state == State.DELIVERED:
+            run.delivered += 1
+        elif outcome.state == State.SUPPRESSED:
+            run.suppressed += 1
+        else:
+            run.failed += 1
+        self._log.info(
+            f"report-{outcome.state}",
+            cid=ended.cid,
+            kind=ended.report.kind,
+            report_id=ended.report.report_id,
+            domain=ended.report.policy_domain,
+            target=outcome.target.uri,
+            attempts=outcome.attempts,
+            detail=outcome.detail,
+        )
+        await self._hooks.notify(hookspecs.report_done, report=ended.report, outcome=outcome)
