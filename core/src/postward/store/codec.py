@@ -1,0 +1,91 @@
+"""Results as bytes, for the journal: JSON under a kind that carries its version, so that old journals stay readable.
+
+A new shape gets a new kind (`tls.2`) and keeps its decoder for the old one. What was encoded lately is remembered: a result
+that is read back soon, by several consumers, costs no parsing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from postward.errors import StoreError
+from postward.model import MessageResult, TlsResult
+
+Result: TypeAlias = TlsResult | MessageResult
+
+MAX_PAYLOAD: Final = 1 << 20
+_REMEMBERED: Final = 4096
+_REMEMBERED_SIZE: Final = 4096
+
+TLS: Final = "tls.1"
+MESSAGE: Final = "message.1"
+
+
+class UnreadableResult(Exception):
+    """Bytes in the journal that are no result."""
+
+
+def _from_text(kind: type[Any], value: Any) -> Any:
+    return kind(value)
+
+
+# Domain is a str of its own class, which msgspec leaves to these hooks.
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=str)
+_DECODERS: Final[dict[str, Callable[[bytes], Result]]] = {
+    TLS: msgspec.json.Decoder(TlsResult, dec_hook=_from_text).decode,
+    MESSAGE: msgspec.json.Decoder(MessageResult, dec_hook=_from_text).decode,
+}
+_recent: dict[tuple[str, bytes], Result] = {}
+
+
+def encode(result: Result) -> tuple[str, bytes]:
+    """A result as kind and payload. Text that is no Unicode (from a peer) is replaced, never refused.
+
+    Raises `ValueError` for more than 1 MiB, `TypeError` for anything that is no result.
+    """
+    if not isinstance(result, TlsResult | MessageResult):
+        raise TypeError(f"not a result: {type(result).__name__}")
+    kind = TLS if isinstance(result, TlsResult) else MESSAGE
+    try:
+        payload = _ENCODER.encode(result)
+    except UnicodeEncodeError:
+        result = _printable(result)
+        payload = _ENCODER.encode(result)
+    if len(payload) > MAX_PAYLOAD:
+        raise ValueError(f"a result of {len(payload)} bytes is too large for the journal: {MAX_PAYLOAD} are possible")
+    if len(payload) <= _REMEMBERED_SIZE:
+        if len(_recent) >= _REMEMBERED:
+            _recent.clear()
+        _recent[kind, payload] = result
+    return kind, payload
+
+
+def decode(kind: str, payload: bytes) -> Result:
+    """The result of a kind and payload.
+
+    Raises `UnreadableResult` for a damaged payload, `StoreError` for a kind that only a newer program knows.
+    """
+    if (known := _recent.get((kind, payload))) is not None:
+        return known
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        raise StoreError(f"the journal holds results of kind {kind!r}, which only a newer version can read")
+    try:
+        return decoder(payload)
+    except (msgspec.MsgspecError, ValueError) as exc:
+        raise UnreadableResult(str(exc)) from exc
+
+
+def _printable(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: _printable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    if isinstance(value, tuple):
+        return tuple(_printable(item) for item in value)
+    if type(value) is str:
+        return value.encode("utf-8", "replace").decode()
+    return value
