@@ -7,21 +7,23 @@ bytes over UDP, which are not fragmented (RFC 9715). Nothing here raises for wha
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final, cast
 
 import dns.edns
-import dns.exception
 import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
-import dns.rrset
+import dns.rdtypes.ANY.CNAME
+import dns.wire
 
-from postward.dns import ede
+from postward.dns import ede, rdata
 from postward.dns.answer import Answer, DnsFailure, Status
 from postward.errors import InvalidName
 from postward.names import Domain
@@ -35,6 +37,7 @@ _MAX_EDE: Final = 8
 _UDP_SIZE: Final = 1232
 _MAX_TTL: Final = 2**31 - 1
 _HEADER: Final = struct.Struct("!HHHHHH")
+_ANSWER, _AUTHORITY, _ADDITIONAL = range(3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,64 +106,118 @@ def read(response: bytes, name: dns.name.Name, rdtype: str, *, trusted: bool, se
     if answers + authorities + additional > _MAX_ALL_RECORDS:
         return failed(name, "MALFORMED", f"{server} sent more than {_MAX_ALL_RECORDS} records")
     try:
-        message = dns.message.from_wire(response)
-        return _read_message(message, name, dns.rdatatype.from_text(rdtype), trusted=trusted, server=server)
+        return _understand(_parse(response, dns.rdatatype.from_text(rdtype)), name, trusted=trusted, server=server)
     except Exception as exc:  # noqa: BLE001 - whatever bytes make the parser raise, they are a malformed answer
         return failed(name, "MALFORMED", ede.clean(f"{server} sent a malformed answer: {exc or type(exc).__name__}"))
 
 
-def _read_message(
-    message: dns.message.Message, name: dns.name.Name, rdtype: dns.rdatatype.RdataType, *, trusted: bool, server: str
-) -> Reading:
-    rcode = message.rcode()
-    if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+@dataclass(slots=True)
+class _Set:
+    """The records of one type at one name; their smallest TTL. Equal ones count once (RFC 2181 §5)."""
+
+    ttl: int = _MAX_TTL
+    records: dict[dns.rdata.Rdata, None] = field(default_factory=dict)
+
+    def add(self, record: dns.rdata.Rdata, ttl: int) -> None:
+        self.ttl = min(self.ttl, _ttl(ttl))
+        self.records[record] = None
+
+
+@dataclass(slots=True)
+class _Message:
+    """What matters of a response: the records asked for, the aliases, how long an absence holds, and errors."""
+
+    rdtype: dns.rdatatype.RdataType
+    rcode: int
+    authenticated: bool
+    answers: dict[dns.name.Name, _Set] = field(default_factory=dict)
+    aliases: dict[dns.name.Name, _Set] = field(default_factory=dict)
+    absence: int | None = None
+    errors: tuple[tuple[int, str], ...] = ()
+
+
+def _parse(response: bytes, rdtype: dns.rdatatype.RdataType) -> _Message:
+    """Read a response, and of its records only those that matter. Raises what dnspython does, and `ValueError`."""
+    _, flags, questions, *sections = _HEADER.unpack_from(response)
+    message = _Message(rdtype, flags & 0x000F, bool(flags & dns.flags.AD))
+    parser = dns.wire.Parser(response, _HEADER.size)
+    for _ in range(questions):
+        _parse_name(parser)
+        parser.get_struct("!HH")
+    for section, count in enumerate(sections):
+        for _ in range(count):
+            _parse_record(message, section, parser)
+    return message
+
+
+def _parse_name(parser: dns.wire.Parser) -> dns.name.Name:
+    name, length = dns.name.from_wire(parser.wire, parser.current)
+    parser.seek(parser.current + length)
+    return name
+
+
+def _parse_record(message: _Message, section: int, parser: dns.wire.Parser) -> None:
+    owner = _parse_name(parser)
+    kind, rdclass, ttl, length = parser.get_struct("!HHIH")
+    with parser.restrict_to(length):
+        if section == _ADDITIONAL and kind == dns.rdatatype.OPT:
+            message.rcode |= ttl >> 24 << 4
+            options = dns.rdata.from_wire_parser(rdclass, kind, parser)
+            message.errors = tuple(_extended_errors(options))
+        elif rdclass == dns.rdataclass.IN and section == _ANSWER and kind == message.rdtype:
+            message.answers.setdefault(owner, _Set()).add(rdata.read(kind, parser), ttl)
+        elif rdclass == dns.rdataclass.IN and section == _ANSWER and kind == dns.rdatatype.CNAME:
+            message.aliases.setdefault(owner, _Set()).add(rdata.read(kind, parser), ttl)
+        elif rdclass == dns.rdataclass.IN and section == _AUTHORITY and kind == dns.rdatatype.SOA:
+            soa: Any = rdata.read(kind, parser)
+            message.absence = min(_ttl(ttl), _ttl(soa.minimum))  # RFC 2308 §5
+        else:
+            parser.get_remaining()
+
+
+def _extended_errors(options: Any) -> Iterator[tuple[int, str]]:
+    found = (option for option in options.options if isinstance(option, dns.edns.EDEOption))
+    for option in islice(found, _MAX_EDE):
+        yield int(option.code), ede.clean(option.text or "")
+
+
+def _understand(message: _Message, name: dns.name.Name, *, trusted: bool, server: str) -> Reading:
+    if message.rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
         # AD on an error means nothing, whoever sets it.
         return _refused(message, name, server)
     chain, ttl = [name], _MAX_TTL
-    while rdtype != dns.rdatatype.CNAME and (alias := _rrset(message, chain[-1], dns.rdatatype.CNAME)):
-        target = alias[0].target
+    while alias := message.aliases.get(chain[-1]):
+        if len(alias.records) > 1:
+            return failed(name, "MALFORMED", f"{server} sent several CNAMEs for one name")
+        target = cast("dns.rdtypes.ANY.CNAME.CNAME", next(iter(alias.records))).target
         if target in chain or len(chain) > MAX_ALIASES:
             return failed(name, "LOOP", f"the CNAMEs lead in a circle or on and on, seen by {server}")
         chain.append(target)
-        ttl = min(ttl, _ttl(alias.ttl))
-    rrset = _rrset(message, chain[-1], rdtype)
-    nxdomain = rcode == dns.rcode.NXDOMAIN
-    if rrset and nxdomain:
+        ttl = min(ttl, alias.ttl)
+    found = message.answers.get(chain[-1])
+    nxdomain = message.rcode == dns.rcode.NXDOMAIN
+    if found and nxdomain:
         return failed(name, "MALFORMED", f"{server} sent records of a name and said that it does not exist")
-    if rrset and len(rrset) > MAX_RECORDS:
-        return failed(name, "MALFORMED", f"{server} sent more than {MAX_RECORDS} {rdtype.name} records")
-    authenticated = trusted and bool(message.flags & dns.flags.AD)
-    if rrset:
-        ttl = min(ttl, _ttl(rrset.ttl))
-        return Reading(chain=tuple(chain), records=tuple(rrset), authenticated=authenticated, ttl=ttl)
-    negative = _negative_ttl(message)
-    if len(chain) > 1 and not nxdomain and negative is None:
+    if found and len(found.records) > MAX_RECORDS:
+        return failed(name, "MALFORMED", f"{server} sent more than {MAX_RECORDS} {message.rdtype.name} records")
+    authenticated = trusted and message.authenticated
+    if found:
+        return Reading(chain=tuple(chain), records=tuple(found.records), authenticated=authenticated, ttl=min(ttl, found.ttl))
+    if len(chain) > 1 and not nxdomain and message.absence is None:
         return Reading(chain=tuple(chain), authenticated=authenticated, ttl=ttl, finished=False)
     # Without the SOA nothing says how long the absence holds, so it is not kept.
-    return Reading(chain=tuple(chain), authenticated=authenticated, nxdomain=nxdomain, ttl=min(ttl, negative or 0))
+    ttl = min(ttl, message.absence or 0)
+    return Reading(chain=tuple(chain), authenticated=authenticated, nxdomain=nxdomain, ttl=ttl)
 
 
-def _refused(message: dns.message.Message, name: dns.name.Name, server: str) -> Reading:
-    rcode = dns.rcode.to_text(message.rcode())
-    errors = tuple((int(option.code), ede.clean(option.text or "")) for option in message.extended_errors()[:_MAX_EDE])
-    said = "; ".join(f"{ede.NAMES.get(code, code)}{f' ({text})' if text else ''}" for code, text in errors)
-    return failed(name, rcode, f"{server} answered {rcode}{f': {said}' if said else ''}", errors)
-
-
-def _rrset(message: dns.message.Message, name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> dns.rrset.RRset | None:
-    return message.get_rrset(message.answer, name, dns.rdataclass.IN, rdtype)
+def _refused(message: _Message, name: dns.name.Name, server: str) -> Reading:
+    rcode = dns.rcode.to_text(dns.rcode.Rcode.make(message.rcode))
+    said = "; ".join(f"{ede.NAMES.get(code, code)}{f' ({text})' if text else ''}" for code, text in message.errors)
+    return failed(name, rcode, f"{server} answered {rcode}{f': {said}' if said else ''}", message.errors)
 
 
 def _ttl(ttl: int) -> int:
     return ttl if ttl <= _MAX_TTL else 0  # RFC 2181 §8
-
-
-def _negative_ttl(message: dns.message.Message) -> int | None:
-    """How long an absence holds (RFC 2308 §5); None without the SOA record that says so."""
-    for rrset in message.authority:
-        if rrset.rdtype == dns.rdatatype.SOA and rrset:
-            return min(_ttl(rrset.ttl), _ttl(rrset[0].minimum))
-    return None
 
 
 def domain_of(name: dns.name.Name) -> Domain | None:

@@ -6,6 +6,7 @@ For tests, for the harness, and for anybody who wants answers without a network.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import dns.zone
 import trio
 
 from postward.dns import ede as registry
-from postward.dns import wire
+from postward.dns import rdata, wire
 from postward.dns.answer import Answer
 from postward.errors import InvalidName
 from postward.names import Domain
@@ -30,6 +31,11 @@ ZoneSecurity = Literal["secure", "insecure", "bogus"]
 
 _TTL: Final = 3600
 _WILDCARD: Final = dns.name.from_text("*", None)
+# TLSA records with any data pass through the zone parser as a private type, because it refuses those that cannot be used.
+_DISGUISE: Final = dns.rdatatype.RdataType.make(65_280)
+_TLSA: Final = re.compile(
+    r"\bTLSA[ \t]+(\d{1,3})[ \t]+(\d{1,3})[ \t]+(\d{1,3})[ \t]+((?:[0-9a-fA-F]{2}[ \t]*)*)(?=$|;)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ class ZoneResolver:
         if security not in ("secure", "insecure", "bogus"):
             raise ValueError(f"security of a zone is secure, insecure or bogus, not {security!r}")
         try:
+            text = _TLSA.sub(_as_unknown, text)
             zone = dns.zone.from_text(f"$TTL {_TTL}\n{text}", name, relativize=False, check_origin=False)
         except dns.exception.DNSException as exc:
             raise ValueError(f"zone {origin!r} cannot be read: {exc}") from exc
@@ -175,4 +182,15 @@ def _look_up(zone: _Zone, name: dns.name.Name, rdtype: dns.rdatatype.RdataType) 
 
 def _rdataset(zone: _Zone, owner: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> dns.rdataset.Rdataset | None:
     node = zone.nodes.get(owner)
-    return node.get_rdataset(dns.rdataclass.IN, rdtype) if node else None
+    if node is None:
+        return None
+    if rdtype != dns.rdatatype.TLSA:
+        return node.get_rdataset(dns.rdataclass.IN, rdtype)
+    unknown = node.get_rdataset(dns.rdataclass.IN, _DISGUISE)
+    return unknown and dns.rdataset.from_rdata_list(unknown.ttl, [rdata.tlsa(record.to_wire() or b"") for record in unknown])
+
+
+def _as_unknown(match: re.Match[str]) -> str:
+    data = bytes.fromhex(match[4])
+    numbers = bytes(min(int(number), 255) for number in match.group(1, 2, 3))
+    return f"TYPE{int(_DISGUISE)} \\# {len(numbers) + len(data)} {(numbers + data).hex()}"
