@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import idna
 
 from postward.errors import InvalidName
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -35,6 +40,11 @@ class Domain(str):
         if type(text) is cls:
             return text
         return super().__new__(cls, _normalise(text))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Makes `Domain` a type for fields of a plugin's `Config`."""
+        return _from_text(cls, cls)
 
     @property
     def is_literal(self) -> bool:
@@ -125,6 +135,11 @@ class Address:
             raise InvalidName(f"not a mail address: {text[:80]!r}")
         return cls(local, Domain(domain))
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Makes `Address` a type for fields of a plugin's `Config`."""
+        return _from_text(cls, cls.parse)
+
     @property
     def is_ascii(self) -> bool:
         """Whether it can be sent without SMTPUTF8 (the domain always can)."""
@@ -132,3 +147,17 @@ class Address:
 
     def __str__(self) -> str:
         return f"{self.local}@{self.domain}"
+
+
+def _from_text(kind: type[Any], read: Callable[[str], Any]) -> CoreSchema:
+    """A pydantic schema: text that `read` understands, or what is already of the kind."""
+    from pydantic_core import core_schema  # only a configuration needs it
+
+    def check(value: object) -> Any:
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, str):
+            raise InvalidName("should be text in quotes")
+        return read(value)
+
+    return core_schema.no_info_plain_validator_function(check, serialization=core_schema.to_string_ser_schema())

@@ -1,0 +1,358 @@
+"""The configuration: one TOML file, checked completely before anything acts on it.
+
+Every problem is one line that names the file, the key and the nearest right name. Relative paths are relative to the file.
+What stands below `[plugin.x]` is checked by that plugin's own `Config` when the plugin is loaded, except the two reserved keys
+`on_error` and `time_limit`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictBool,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from postward.config_errors import ConfigErrors, Problem, explain, nearest
+from postward.errors import ConfigError
+from postward.names import Domain
+
+ENVIRONMENT: Final = "POSTWARD_CONFIG"
+PLACES: Final = (Path("postward.toml"), Path("/etc/postward/postward.toml"))
+STATE: Final = Path("/var/lib/postward")
+LARGEST: Final = 1 << 20
+
+__all__ = ["Config", "ConfigErrors", "PluginSettings", "find", "from_dict", "load", "secret"]
+
+
+def _relative_to_file(value: Path, info: ValidationInfo) -> Path:
+    """Paths mean the same wherever the program is started."""
+    base: Path = (info.context or {}).get("base") or Path.cwd()
+    return Path(os.path.normpath(base / value.expanduser()))
+
+
+def _only_text(value: object) -> object:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError("should be a path in quotes")
+    return value
+
+
+FilePath = Annotated[Path, BeforeValidator(_only_text), AfterValidator(_relative_to_file)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _bind(value: str) -> str:
+    """`host:port`, `[v6]:port` or `unix:/path`."""
+    if value.startswith("unix:/"):
+        return value
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]+):(\d{1,5})", value)
+    if match is None or int(match[2]) > 65535:
+        raise ValueError("should be 'address:port', '[IPv6 address]:port' or 'unix:/path'")
+    return value
+
+
+Bind = Annotated[str, AfterValidator(_bind)]
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors, nothing is changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _hostname() -> Domain:
+    name = socket.getfqdn()
+    try:
+        return Domain(name)
+    except ValueError:
+        raise ValueError(f"needs a hostname: this machine's name {name!r} is no domain name") from None
+
+
+def _network(value: object) -> IPv4Network | IPv6Network:
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("should be text in quotes")
+    try:
+        return ip_network(value)
+    except ValueError:
+        raise ValueError("should be a network such as '127.0.0.0/8' or '::1/128', without host bits") from None
+
+
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
+
+
+class CoreConfig(Section):
+    """Who this host is and where it keeps things.
+
+    `hostname` defaults to the machine's full name, `node` to `hostname`, `data_dir` to /var/lib/postward where that can be
+    written and else to `postward-data` beside the file, `database` to an SQLite file in `data_dir`.
+    """
+
+    hostname: Domain
+    data_dir: FilePath
+    database: str = Field(default="", repr=False)
+    node: Annotated[str, Field(max_length=255)] = ""
+
+    @field_validator("database")
+    @classmethod
+    def _known_database(cls, value: str, info: ValidationInfo) -> str:
+        value = secret(value)
+        scheme, colons, rest = value.partition("://")
+        if not value:
+            return f"sqlite:///{info.data['data_dir']}/results.db" if "data_dir" in info.data else ""
+        if colons and scheme == "sqlite":
+            path = rest.removeprefix("/")
+            return f"sqlite:///{_relative_to_file(Path(path), info)}" if path and path != ":memory:" else value
+        if colons and scheme in ("postgresql", "postgres", "postgresql+psycopg"):
+            return f"postgresql+psycopg://{rest}"
+        raise ValueError("should start with 'sqlite:///' or 'postgresql://'")
+
+    @field_validator("node")
+    @classmethod
+    def _named_node(cls, value: str, info: ValidationInfo) -> str:
+        return value or str(info.data.get("hostname", ""))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        # The validators of these run on defaults, too: a default may be relative, depend on another key, or not exist.
+        filled = {"data_dir": _default_data_dir(), "database": "", "node": "", **data}
+        return filled if "hostname" in data else {"hostname": _hostname(), **filled}
+
+
+def _default_data_dir() -> Path:
+    parent = STATE if STATE.exists() else STATE.parent
+    return STATE if os.access(parent, os.W_OK | os.X_OK) else Path("postward-data")
+
+
+class SelfTestConfig(Section):
+    """Names that are asked at start to see whether the resolver validates: a signed one, and a forged one; "" skips."""
+
+    secure: str = "org."
+    bogus: str = "dnssec-failed.org."
+
+
+class DnsConfig(Section):
+    """How names are resolved. Without `nameservers`, as resolv.conf says. `timeout` is seconds for one question."""
+
+    nameservers: tuple[str, ...] = ()
+    trust_ad: Literal["loopback", "always", "never"] = "loopback"
+    self_test: SelfTestConfig = SelfTestConfig()
+    timeout: Annotated[float, Field(strict=True, gt=0, le=300)] = 30.0
+
+
+class TlsConfig(Section):
+    """The certificates to trust; the system's bundle by default."""
+
+    ca_file: FilePath | None = None
+
+
+class NetConfig(Section):
+    """For a lab: `port_map` dials another port instead, such as `{ 25 = 20025 }`."""
+
+    port_map: dict[Port, Port] = {}
+
+
+class DeliveryConfig(Section):
+    """What every delivery needs, whatever the policies say."""
+
+    min_tls: Literal["opportunistic", "required"] = "opportunistic"
+    workers: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
+
+
+class ReportsConfig(Section):
+    """Who reports come from, and whether they may go to private addresses.
+
+    `submitter` defaults to the configured DKIM domain above `hostname`.
+    """
+
+    submitter: Domain | None = None
+    private_addresses: StrictBool = False
+
+
+class DkimConfig(Section):
+    """One signing key: `key_file` is PEM."""
+
+    domain: Domain
+    selector: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+    key_file: FilePath
+
+
+class ListenConfig(Section):
+    """One listener. `networks` may relay without logging in; a certificate makes it offer STARTTLS."""
+
+    kind: Literal["smtp", "submission", "lmtp"]
+    bind: Bind
+    networks: tuple[Network, ...] = ()
+    cert_file: FilePath | None = None
+    key_file: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _whole_pair(self) -> ListenConfig:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file go together")
+        return self
+
+
+class WebConfig(Section):
+    """Where the web pages are served."""
+
+    bind: Bind = "127.0.0.1:8460"
+
+
+class PluginSettings(Section):
+    """What core itself reads in `[plugin.x]`: what a failure means, and a lower limit for calls, in seconds."""
+
+    on_error: Literal["defer", "ignore"] = "defer"
+    time_limit: Annotated[float, Field(strict=True, gt=0, le=3600)] | None = None
+
+
+class Config(Section):
+    """The whole file. `plugin` holds what stands below `[plugin.x]`, as it stands there; `file` is None without a file."""
+
+    plugins: tuple[str, ...] = ()
+    core: CoreConfig
+    dns: DnsConfig = DnsConfig()
+    tls: TlsConfig = TlsConfig()
+    net: NetConfig = NetConfig()
+    delivery: DeliveryConfig = DeliveryConfig()
+    reports: ReportsConfig = ReportsConfig()
+    dkim: tuple[DkimConfig, ...] = ()
+    listen: tuple[ListenConfig, ...] = ()
+    web: WebConfig = WebConfig()
+    plugin: dict[str, dict[str, Any]] = Field(default={}, repr=False)
+    file: Path | None = Field(default=None, exclude=True)
+
+    @field_validator("plugins")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if value.count(name) > 1:
+                raise ValueError(f"names {name!r} twice")
+        return value
+
+    def settings_for(self, plugin: str) -> PluginSettings:
+        """The reserved keys of a plugin's table. Raises `ConfigError`."""
+        table = {key: value for key, value in self.plugin.get(plugin, {}).items() if key in PluginSettings.model_fields}
+        try:
+            return PluginSettings.model_validate(table)
+        except ValidationError as exc:
+            raise ConfigErrors(str(self.file or ""), explain(exc, PluginSettings, prefix=f"plugin.{plugin}")) from None
+
+    def table_for(self, plugin: str) -> dict[str, Any]:
+        """The plugin's own keys of its table."""
+        return {key: value for key, value in self.plugin.get(plugin, {}).items() if key not in PluginSettings.model_fields}
+
+
+def find(path: Path | str | None = None) -> Path:
+    """The configuration file: the one given, or `$POSTWARD_CONFIG`, ./postward.toml, /etc/postward/postward.toml.
+
+    Raises `ConfigError` when there is none.
+    """
+    chosen = path or os.environ.get(ENVIRONMENT)
+    if chosen:
+        return Path(chosen)
+    for place in PLACES:
+        if place.exists():
+            return place
+    places = " and ".join(str(place) for place in PLACES)
+    raise ConfigError(f"there is no configuration: no --config, no ${ENVIRONMENT}, and neither {places} exists")
+
+
+def load(path: Path | str | None = None) -> Config:
+    """Read and check a file; without `path`, the one that `find` finds. Raises `ConfigError`."""
+    file = find(path)
+    return from_dict(read(file), file=file)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The tables of a file, unchecked. Raises `ConfigError` with line and column where it is not TOML."""
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(LARGEST + 1)
+    except OSError as exc:
+        raise ConfigError(f"cannot be read: {exc.strerror or exc}", file=str(file)) from None
+    if len(raw) > LARGEST:
+        raise ConfigError(f"is larger than {LARGEST} bytes", file=str(file))
+    return parse(raw, file)
+
+
+def parse(raw: bytes, file: Path) -> dict[str, Any]:
+    """The tables of a file's content, unchecked. Raises `ConfigError`."""
+    try:
+        return tomllib.loads(raw.decode())
+    except UnicodeDecodeError as exc:
+        line = raw.count(b"\n", 0, exc.start) + 1
+        raise ConfigError(f"is not UTF-8 text (at line {line})", file=str(file)) from None
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"is not TOML: {str(exc).splitlines()[0]}", file=str(file)) from None
+    except RecursionError:
+        raise ConfigError("is nested too deeply", file=str(file)) from None
+
+
+def from_dict(data: Mapping[str, Any], *, file: Path | None = None) -> Config:
+    """Check tables that are already read. Relative paths are relative to `file`, else to the working directory.
+
+    Raises `ConfigError`; of several problems, one line each.
+    """
+    base = file.absolute().parent if file else Path.cwd()
+    problems = _misplaced(data)
+    try:
+        config = Config.model_validate({"core": {}, **data, "file": file}, context={"base": base})
+    except ValidationError as exc:
+        problems = [*explain(exc, Config), *problems]
+    if "file" in data:
+        problems.append(Problem(key="file", message="is not a key of this file"))
+    if problems:
+        raise ConfigErrors(str(file or ""), problems)
+    return config
+
+
+def _misplaced(data: Mapping[str, Any]) -> list[Problem]:
+    """Tables for plugins that are not enabled: a typing error, or a policy that somebody believes to be in force."""
+    enabled, tables = data.get("plugins", ()), data.get("plugin", {})
+    if not isinstance(enabled, list | tuple) or not isinstance(tables, Mapping):
+        return []
+    return [
+        Problem(key=f"plugin.{name}", message="is for a plugin that is not enabled", hint=nearest(name, map(str, enabled)))
+        for name in tables
+        if name not in enabled
+    ]
+
+
+def secret(value: str, file: Path | None = None) -> str:
+    """A secret as it may be configured: itself, `env:NAME` for an environment variable, or the first line of `file`.
+
+    Raises `ValueError` when it cannot be had, with a text that does not contain it.
+    """
+    if file is not None:
+        try:
+            return file.read_text().partition("\n")[0].strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ValueError(f"{file} cannot be read: {getattr(exc, 'strerror', None) or 'it is not text'}") from None
+    if value.startswith("env:"):
+        name = value.removeprefix("env:")
+        if name not in os.environ:
+            raise ValueError(f"the environment variable {name} is not set")
+        return os.environ[name]
+    return value
