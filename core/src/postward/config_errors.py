@@ -52,9 +52,12 @@ class ConfigErrors(ConfigError):
         return "\n".join(str(line) for line in lines)
 
 
-def explain(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> list[Problem]:
-    """The problems that pydantic found, in our words. `prefix` is the dotted key of the whole `model`."""
-    problems = [_problem(detail, model, prefix) for detail in error.errors(include_url=False)]
+def explain(error: ValidationError, model: type[BaseModel], *, prefix: str = "", also: Sequence[str] = ()) -> list[Problem]:
+    """The problems that pydantic found, in our words.
+
+    `prefix` is the dotted key of the whole `model`; `also` are right keys that somebody else checks.
+    """
+    problems = [_problem(detail, model, prefix, also) for detail in error.errors(include_url=False)]
     return list(dict.fromkeys(problems))
 
 
@@ -64,13 +67,13 @@ def nearest(name: str, right: Iterable[str]) -> str:
     return found[0] if found else ""
 
 
-def _problem(detail: ErrorDetails, model: type[BaseModel], prefix: str) -> Problem:
+def _problem(detail: ErrorDetails, model: type[BaseModel], prefix: str, also: Sequence[str]) -> Problem:
     path, kind, context = detail["loc"], detail["type"], detail.get("ctx", {})
     shown = [part for part in path if part != "[key]"]
     key = _dotted(prefix, shown)
     if kind == "extra_forbidden":
         parent = _model_at(model, path[:-1])
-        return Problem(key=key, message="is not a known key", hint=_right_key(str(path[-1]), parent, model))
+        return Problem(key=key, message="is not a known key", hint=_right_key(str(path[-1]), parent, model, also))
     if kind == "missing":
         return Problem(key=key, message="is missing")
     if kind == "literal_error":
@@ -119,10 +122,10 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((one for one in found if one is not None), None)
 
 
-def _right_key(name: str, parent: type[BaseModel] | None, root: type[BaseModel]) -> str:
+def _right_key(name: str, parent: type[BaseModel] | None, root: type[BaseModel], also: Sequence[str]) -> str:
     """The nearest key of the same table; else the same key in another one, with its table."""
     fields = [key for key in (parent.model_fields if parent else ()) if key != "file" or parent is not root]
-    near = nearest(name, fields)
+    near = nearest(name, [*fields, *(also if parent is root else ())])
     if near:
         return near
     for key, field in root.model_fields.items():
