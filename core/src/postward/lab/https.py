@@ -192,7 +192,7 @@ async def _next_event(connection: h11.Connection, stream: trio.SSLStream[trio.So
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
-            connection.receive_data(await stream.receive_some(65536))
+            connection.receive_data(bytes(await stream.receive_some(65536)))
         elif isinstance(event, h11.Event):
             return event
         else:
