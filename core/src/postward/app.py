@@ -6,11 +6,12 @@ outside, so tests and the lab run this very assembly.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import structlog
 import trio
@@ -22,14 +23,18 @@ from postward.delivery.pipeline import Pipeline
 from postward.dkim import Signer, SigningKey
 from postward.dns.resolver import SystemResolver
 from postward.emission import Emitter
-from postward.errors import ConfigError
-from postward.hooks import Hooks
+from postward.errors import ConfigError, PluginError, PostwardError
+from postward.hooks import Hooks, Outcome
 from postward.http import H11Client
 from postward.model import ConnectionReport, Delivery, Endpoint, Message, ReportJob, Schema, TlsWish
 from postward.names import Domain
 from postward.net import Network, TcpNetwork
 from postward.plugins import Plugins
-from postward.store import Store, open_store
+from postward.reports.outbox import Outbox
+from postward.reports.schedule import ReportRun, Scheduler
+from postward.reports.sender import Sender, SendRun
+from postward.reports.tables import SCHEMA as REPORTS_SCHEMA
+from postward.store import open_store
 from postward.supervise import keep_running
 from postward.tls import TrustStore
 
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
 
     from postward.config import Config
     from postward.dns import Resolver
+
+T = TypeVar("T")
 
 OBSERVERS_AT_ONCE: Final = 1000
 LEAVE_WITHIN: Final = 5.0
@@ -58,6 +65,19 @@ class HookedNetwork:
         if outcome.value is None:
             raise OSError(f"plugin {outcome.plugin} could not connect: {outcome.error}")
         return outcome.value
+
+
+@dataclass(frozen=True, slots=True)
+class ReportsDone:
+    """What `run_reports` came to: what was built, and what was sent."""
+
+    built: ReportRun
+    sending: SendRun
+
+    @property
+    def sent(self) -> int:
+        """How many targets have accepted their report."""
+        return self.sending.delivered
 
 
 class App:
@@ -89,7 +109,6 @@ class App:
         self.dns = dns or SystemResolver(
             config.dns.nameservers or None, trust_ad=config.dns.trust_ad, timeout=config.dns.timeout
         )
-        self._own_dns = dns is None
         self.trust = trust or TrustStore(config.tls.ca_file)
         self.plugins = Plugins()
         self.hooks = self.plugins.hooks
@@ -98,6 +117,8 @@ class App:
         self._cores: dict[str, Core] = {}
         self._extra = extra or {}
         self._stack = AsyncExitStack()
+        self._observing = 0
+        self._told = trio.Event()
 
     def core_for(self, plugin: str) -> Core:
         """The services as one plugin sees them, made once."""
@@ -126,3 +147,197 @@ class App:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         return await self._stack.__aexit__(kind, error, trace)
+
+    @asynccontextmanager
+    async def _assembled(self) -> AsyncIterator[None]:
+        config = self.config
+        self.plugins.load(config, self.core_for)
+        for name, instance in self._extra.items():
+            self.plugins.add(name, instance)
+        schemas: dict[str, Schema] = {"reports": REPORTS_SCHEMA}
+        schemas |= {outcome.plugin: _value(outcome) for outcome in self.hooks.collect(hookspecs.register_schema)}
+        consumers = self.hooks.plugins_for(hookspecs.emit)
+        config.core.data_dir.mkdir(parents=True, exist_ok=True)
+        async with AsyncExitStack() as stack:
+            self.store = await stack.enter_async_context(
+                open_store(
+                    url=config.core.database,
+                    node_path=config.core.data_dir / "node.db",
+                    node=config.core.node,
+                    schemas=schemas,
+                    consumers=consumers,
+                    clock=self.clock,
+                    inline=self._inline,
+                )
+            )
+            for core in self._cores.values():
+                core.store = self.store
+            self.outbox = Outbox(self.store.results, node=config.core.node)
+            self.sender = self._make_sender()
+            self.pipeline = self._make_pipeline()
+            await self._test_resolver()
+            for plugin in self.hooks.plugins_for(hookspecs.lifespan):
+                await stack.enter_async_context(await self._lifespan(plugin))
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self.emitter = Emitter(self.hooks, self.store, consumers, self.clock, self.log)
+                await nursery.start(self.emitter.run)
+                if self._service:
+                    self._start_service(nursery)
+                try:
+                    yield
+                finally:
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_WITHIN):
+                        await self._wait_for_observers()
+                    nursery.cancel_scope.cancel()
+
+    # --- what it is for ---
+
+    async def deliver(self, message: Message) -> Delivery:
+        """Deliver a message to every recipient's MX hosts now, and say what came of it; see `Pipeline.deliver`."""
+        return await self.pipeline.deliver(message)
+
+    async def probe(self, domain: Domain, *, wish: TlsWish = TlsWish.FOLLOW) -> Delivery:
+        """Do all that a delivery does up to EHLO behind TLS; see `Pipeline.probe`."""
+        return await self.pipeline.probe(domain, wish=wish)
+
+    async def emitted(self, timeout: float | None = None) -> bool:
+        """Wait until every plugin has taken the results that are journalled now; whether it did within `timeout` seconds."""
+        return await self.emitter.caught_up(timeout)
+
+    async def run_reports(self) -> ReportsDone:
+        """Build the reports of every window that is over, and send at once what is due."""
+        run = await self._scheduler(jitter=False).run_once()
+        return ReportsDone(run, await self.sender.send_due())
+
+    # --- parts ---
+
+    def _make_pipeline(self) -> Pipeline:
+        return Pipeline(
+            hooks=self.hooks,
+            dns=self.dns,
+            net=self.net,
+            trust=self.trust,
+            clock=self.clock,
+            journal=self.store.journal,
+            hostname=self.config.core.hostname,
+            tls_always=self.config.delivery.min_tls == "required",
+            log=self.log,
+            observe=self._observe,
+        )
+
+    def _make_sender(self) -> Sender:
+        return Sender(
+            outbox=self.outbox,
+            hooks=self.hooks,
+            clock=self.clock,
+            signer=self.signer,
+            http=self.http,
+            send=self.deliver,
+            log=self.log,
+            private_addresses=self.config.reports.private_addresses,
+        )
+
+    def _scheduler(self, *, jitter: bool) -> Scheduler:
+        outcomes = self.hooks.collect(hookspecs.report_jobs)
+        jobs: list[tuple[str, ReportJob]] = [(each.plugin, job) for each in outcomes for job in _value(each)]
+        return Scheduler(
+            jobs=jobs,
+            store=self.store,
+            clock=self.clock,
+            closed_until=self.store.closed_until,
+            outbox=self.outbox,
+            log=self.log,
+            jitter=jitter,
+            built=self.sender.kick,
+        )
+
+    def _start_service(self, nursery: trio.Nursery) -> None:
+        scheduler = self._scheduler(jitter=True)
+        nursery.start_soon(keep_running, "report-schedule", _endless(scheduler.run_forever), self.log)
+        nursery.start_soon(keep_running, "report-sender", _endless(self.sender.run_forever), self.log)
+        for plugin in self.hooks.plugins_for(hookspecs.background):
+            work = partial(self._background, plugin)
+            nursery.start_soon(keep_running, f"{plugin}-background", work, self.log)
+
+    async def _background(self, plugin: str) -> BaseException | None:
+        outcome = await self.hooks.call_one(plugin, hookspecs.background, core=self.core_for(plugin))
+        return outcome.error
+
+    async def _lifespan(self, plugin: str) -> AbstractAsyncContextManager[None]:
+        outcome = await self.hooks.call_one(plugin, hookspecs.lifespan, core=self.core_for(plugin))
+        return _value(outcome) if outcome.value or outcome.error else nullcontext()
+
+    async def _test_resolver(self) -> None:
+        """Ask whether the resolver validates; a loud word when it does not, because DANE is off then."""
+        if not isinstance(self.dns, SystemResolver):
+            return
+        names = self.config.dns.self_test
+        tested = await self.dns.run_self_test(names.secure, names.bogus)
+        for problem in tested.problems:
+            self.log.warning("resolver", validating=tested.validating, problem=problem)
+
+    # --- observers ---
+
+    def _observe(self, report: ConnectionReport) -> None:
+        """Tell the plugins what a connection came to, off the delivery path: none of them may slow mail down."""
+        if not self.hooks.plugins_for(hookspecs.connection_closed):
+            return
+        if self._observing >= OBSERVERS_AT_ONCE:
+            self.log.warning("observers-too-slow", dropped=str(report.host))
+            return
+        self._observing += 1
+        self._nursery.start_soon(self._tell, report)
+
+    async def _tell(self, report: ConnectionReport) -> None:
+        try:
+            await self.hooks.notify(hookspecs.connection_closed, connection=report)
+        finally:
+            self._observing -= 1
+            if not self._observing:
+                told, self._told = self._told, trio.Event()
+                told.set()
+
+    async def _wait_for_observers(self) -> None:
+        while self._observing:
+            await self._told.wait()
+
+
+def load_keys(config: Config) -> list[SigningKey]:
+    """The DKIM keys of a configuration. Raises `ConfigError`."""
+    keys: list[SigningKey] = []
+    for number, entry in enumerate(config.dkim):
+        where = f"dkim[{number}].key_file"
+        try:
+            keys.append(SigningKey.load(entry.domain, entry.selector, entry.key_file.read_bytes()))
+        except OSError as exc:
+            raise ConfigError(f"{entry.key_file}: {exc.strerror}", file=str(config.file or ""), key=where) from exc
+        except PostwardError as exc:
+            raise ConfigError(str(exc), file=str(config.file or ""), key=where) from exc
+    return keys
+
+
+def find_submitter(config: Config, signer: Signer) -> Domain | None:
+    """The domain that reports come from: the configured one, or the nearest above the hostname that has a DKIM key.
+
+    None when there is no key for it: an unsigned report must not be sent (RFC 8460 §3).
+    """
+    candidate: Domain | None = config.reports.submitter or config.core.hostname
+    while candidate is not None and candidate not in signer.domains:
+        candidate = None if config.reports.submitter else candidate.parent
+    return candidate
+
+
+def _endless(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[BaseException | None]]:
+    async def run() -> BaseException | None:
+        await work()
+        return None
+
+    return run
+
+
+def _value(outcome: Outcome[T]) -> T:
+    """What a plugin brought to the assembly. Raises its error: a plugin that cannot be assembled stops the start."""
+    if outcome.value is None:
+        raise outcome.error or PluginError(outcome.plugin, "brought nothing")
+    return outcome.value

@@ -16,9 +16,7 @@ LONGEST_PAUSE: Final = 300.0
 HEALTHY_AFTER: Final = 600.0
 
 
-async def keep_running(
-    name: str, work: Callable[[], Awaitable[BaseException | None]], log: FilteringBoundLogger
-) -> None:
+async def keep_running(name: str, work: Callable[[], Awaitable[BaseException | None]], log: FilteringBoundLogger) -> None:
     """Run `work` until it returns None; after an error, raised or returned, again after 1 s, doubling to 5 min.
 
     A run of ten minutes counts as healthy and starts the back-off anew.

@@ -90,9 +90,7 @@ def _read(file: str) -> bytes:
     return content
 
 
-def _run(
-    file: Path | None, *, message: Message | None = None, domain: str = "", quiet: bool = False
-) -> Delivery:
+def _run(file: Path | None, *, message: Message | None = None, domain: str = "", quiet: bool = False) -> Delivery:
     import trio
 
     from postward.app import App

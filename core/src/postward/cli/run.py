@@ -14,7 +14,9 @@ def register(app: typer.Typer) -> None:
     app.command()(run)
 
 
-def run(config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.", show_default=False)] = None) -> None:
+def run(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.", show_default=False)] = None,
+) -> None:
     """Run until SIGTERM or SIGINT: plugins, their background tasks, results and reports.
 
     The first signal ends it cleanly: what was counted is handed over, what was begun is finished within a bound.
@@ -31,7 +33,12 @@ def run(config: Annotated[Path | None, typer.Option("--config", "-c", help="Conf
     async def work() -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with App(settings, service=True) as app:
-                log.info("running", plugins=list(settings.plugins), hostname=str(settings.core.hostname), data=str(settings.core.data_dir))
+                log.info(
+                    "running",
+                    plugins=list(settings.plugins),
+                    hostname=str(settings.core.hostname),
+                    data=str(settings.core.data_dir),
+                )
                 async for number in signals:
                     log.info("stopping", signal=signal.Signals(number).name)
                     break
