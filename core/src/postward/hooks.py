@@ -131,6 +131,13 @@ class Hooks:
         results = [_ask_sync(one, arguments) for one in group]
         return [_outcome(one, result) for one, result in zip(group, results, strict=True) if result is not None]
 
+    def collect_one(self, plugin: str, spec: Callable[P, T | None], *args: P.args, **kwargs: P.kwargs) -> Outcome[T]:
+        """Ask one plugin of a sync hook; an empty outcome when it does not implement the hook. Needs no trio."""
+        for one in self._by_spec.get(spec, ()):
+            if one.plugin == plugin:
+                return _outcome(one, _ask_sync(one, _arguments(one, args, kwargs)))
+        return Outcome(plugin=plugin)
+
 
 def _arguments(one: Implementation, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     """All arguments by name; lists become tuples, so that no plugin changes what the next one sees."""

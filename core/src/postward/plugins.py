@@ -26,24 +26,11 @@ if TYPE_CHECKING:
     from postward.core import Core
 
 # Commands of today and words that later ones may want; a plugin's verbs stand below its name.
-RESERVED: Final = frozenset(
-    (
-        "check",
-        "completion",
-        "config",
-        "core",
-        "db",
-        "deliver",
-        "help",
-        "lab",
-        "metrics",
-        "plugins",
-        "postward",
-        "probe",
-        "queue",
-    )
-    + ("quickstart", "records", "report", "reports", "run", "serve", "status", "store", "version", "web")
-)
+_WORDS: Final = """
+check completion config core db deliver help lab metrics plugins postward probe queue quickstart records report reports run serve
+status store version web
+"""
+RESERVED: Final = frozenset(_WORDS.split())
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _GROUPS: Final = re.compile(r"postward\.v\d+")
 _SETTINGS: Final = ("on_error", "time_limit")

@@ -1,0 +1,82 @@
+"""The log: one event per line on stderr, for people on a terminal and as JSON elsewhere.
+
+Text from the network is data: control characters are made visible, so a line is one line. `cid`, the correlation id, ties
+the lines of one connection, one run or one report together.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import sys
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+_cid: ContextVar[str] = ContextVar("postward_cid", default="")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def configure(level: str = "info", *, json: bool | None = None) -> None:
+    """Set up structlog. `level` is one of `LEVELS`; `json` None asks whether stderr is a terminal. Raises `ValueError`."""
+    if level not in LEVELS:
+        raise ValueError(f"no log level {level!r}; there are {', '.join(LEVELS)}")
+    import structlog
+
+    as_json = not sys.stderr.isatty() if json is None else json
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    last: list[Any] = (
+        [structlog.processors.format_exc_info, visible, structlog.processors.JSONRenderer(default=str)]
+        if as_json
+        else [visible, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    structlog.configure(
+        processors=[_add_cid, structlog.processors.add_log_level, stamp, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def new_cid() -> str:
+    """Give the current task and what it starts a new correlation id, and return it."""
+    value = secrets.token_hex(6)
+    _cid.set(value)
+    return value
+
+
+def current_cid() -> str:
+    """The correlation id of the current task; empty when it has none."""
+    return _cid.get()
+
+
+@contextmanager
+def correlated() -> Iterator[str]:
+    """A new correlation id for a block, and the former one behind it."""
+    token = _cid.set(secrets.token_hex(6))
+    try:
+        yield _cid.get()
+    finally:
+        _cid.reset(token)
+
+
+def _add_cid(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if cid := _cid.get():
+        event.setdefault("cid", cid)
+    return event
+
+
+def visible(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Make control characters visible in every value except a traceback of our own making."""
+    for key, value in event.items():
+        if isinstance(value, str) and key != "exception":
+            event[key] = escape(value)
+    return event
+
+
+def escape(text: str) -> str:
+    """A text as one line that a terminal shows and does not obey."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
