@@ -1,0 +1,86 @@
+"""The roots of the WebPKI, and the verdict that a chain gets from them (RFC 8461 §4.2, RFC 5280 §6, RFC 9525)."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from OpenSSL import crypto
+
+from postward.errors import ConfigError
+from postward.model import PASSED, Failure, ResultType, Verdict
+from postward.names import Domain
+from postward.tls.certificates import MALFORMED, load, names_match
+from postward.tls.path import check_path_in, new_store
+
+_BUNDLES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/usr/local/etc/ssl/cert.pem",
+)
+
+
+class TrustStore:
+    """Trust anchors, and verdicts by them. They are read once, at the first use or by `load`.
+
+    `ca_file` is PEM; None takes the bundle of the system. `extra` are further anchors, DER; an anchor need not be self-signed.
+    """
+
+    def __init__(self, ca_file: Path | None = None, *, extra: Sequence[bytes] = ()) -> None:
+        self._ca_file, self._extra = ca_file, tuple(extra)
+        self._store: crypto.X509Store | None = None
+        self._found = True
+
+    def load(self) -> None:
+        """Read the anchors now. Raises `ConfigError` for a file that cannot be used."""
+        if self._store is not None:
+            return
+        store = new_store(self._extra)
+        file = self._ca_file or _system_bundle()
+        self._found = file is not None or bool(self._extra)
+        if file is not None:
+            try:
+                # OpenSSL would only say that something is wrong, not what.
+                with file.open("rb"):
+                    store.load_locations(str(file))
+            except OSError as exc:
+                raise ConfigError(f"the CA file cannot be read: {exc.strerror}: {file}", key="tls.ca_file") from exc
+            except crypto.Error as exc:
+                raise ConfigError(f"the CA file holds no certificates: {file}", key="tls.ca_file") from exc
+        self._store = store
+
+    def verify(self, chain: Sequence[bytes], name: Domain, *, at: int | None = None) -> Verdict:
+        """Judge a chain (DER, leaf first): path, purpose TLS server, and DNS-ID `name` (or iPAddress for a literal).
+
+        `at` is an instant in microseconds, None for now. The chain is judged before the name, and only the first trouble
+        is told. Raises `ConfigError` when the anchors cannot be read.
+        """
+        self.load()
+        assert self._store is not None
+        if not self._found:
+            return Verdict.fail(ResultType.CERTIFICATE_NOT_TRUSTED, "no-system-roots", "no bundle of certificates was found")
+        failure = check_path_in(self._store, chain, at=at) or name_trouble(chain[0], (name,))
+        return PASSED if failure is None else Verdict(passed=False, failure=failure)
+
+
+def name_trouble(certificate: bytes, names: Sequence[Domain], *, common_name: bool = False) -> Failure | None:
+    """Why a DER certificate is for none of `names`; None when it is for one of them."""
+    try:
+        leaf = load(certificate)
+    except MALFORMED as exc:
+        return Failure(result_type=ResultType.CERTIFICATE_NOT_TRUSTED, reason="malformed-certificate", detail=str(exc)[:200])
+    if any(names_match(leaf, name, common_name=common_name) for name in names):
+        return None
+    wanted = ", ".join(names)
+    return Failure(result_type=ResultType.CERTIFICATE_HOST_MISMATCH, detail=f"the certificate is not for {wanted}"[:300])
+
+
+def _system_bundle() -> Path | None:
+    paths = ssl.get_default_verify_paths()
+    candidates = (os.environ.get(paths.openssl_cafile_env), paths.cafile, *_BUNDLES)
+    return next((Path(text) for text in candidates if text and Path(text).is_file()), None)
