@@ -65,10 +65,11 @@ class Store:
         """
         await self._move(batch.node, batch.consumer, batch.entries[0].sequence, batch.entries[-1].sequence, fn)
 
-    async def pass_over(self, consumer: str, first: int, last: int) -> None:
-        """Move a consumer's position behind `last`, unless it has done so itself by `consume`."""
-        if self.position(consumer) < last:
-            await self._move(self.node, consumer, first, last, None)
+    async def pass_over(self, consumer: str, last: int) -> None:
+        """Move a consumer's position to `last`, unless it stands there already by `consume`. Raises as `consume` does."""
+        position = self.position(consumer)
+        if position < last:
+            await self._move(self.node, consumer, position + 1, last, None)
 
     async def _move(self, node: str, consumer: str, first: int, last: int, fn: Callable[[Connection], None] | None) -> None:
         if node != self.node:
