@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import ssl
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import trio
 
 from postward.names import Address, Domain
-from postward.smtp.client import Reply
-from postward.smtp.server import ServerSettings, serve
-
-if TYPE_CHECKING:
-    from postward.smtp.client import Envelope
+from postward.smtp.server import Envelope, Reply, ServerSettings, Session, serve
 
 MAX_MESSAGE: Final = 16 * 1024 * 1024
 MAX_KEPT: Final = 2000
@@ -95,7 +91,7 @@ class MailHost:
 
         async def connection(transport: trio.SocketStream) -> None:
             stream = transport if honest else _Meddling(transport, self.behaviour)
-            with trio.move_on_after(_CONNECTION_LIMIT), suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            with trio.move_on_after(_CONNECTION_LIMIT), suppress(OSError):
                 await serve(stream, _Acceptor(self), settings, peer=str(transport.socket.getpeername()[0]))
             await trio.aclose_forcefully(transport)
 
@@ -133,15 +129,15 @@ class _Acceptor:
 
     host: MailHost
 
-    async def mail(self, session: Any, sender: Address | None, parameters: Any) -> Reply | None:
+    async def mail(self, session: Session, sender: Address | None, parameters: Mapping[str, str]) -> Reply | None:
         return None
 
-    async def rcpt(self, session: Any, recipient: Address, parameters: Any) -> Reply | None:
+    async def rcpt(self, session: Session, recipient: Address, parameters: Mapping[str, str]) -> Reply | None:
         if recipient.domain in self.host.domains:
             return None
-        return Reply(code=550, lines=("no such recipient here",), enhanced="5.1.1")
+        return Reply(550, ("no such recipient here",), "5.1.1")
 
-    async def message(self, session: Any, envelope: Envelope, content: bytes) -> Reply | Sequence[Reply]:
+    async def message(self, session: Session, envelope: Envelope, content: bytes) -> Reply | Sequence[Reply]:
         mail = Mail(
             host=self.host.name,
             helo=session.helo,
@@ -152,8 +148,8 @@ class _Acceptor:
             content=content,
         )
         if not self.host.mailbox.put(mail):
-            return Reply(code=452, lines=("the mailbox of the lab is full",), enhanced="4.2.2")
-        return Reply(code=250, lines=("kept",), enhanced="2.0.0")
+            return Reply(452, ("the mailbox of the lab is full",), "4.2.2")
+        return Reply(250, ("kept",), "2.0.0")
 
 
 class _Meddling(trio.abc.Stream):
