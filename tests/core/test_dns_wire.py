@@ -66,7 +66,7 @@ def test_an_absence_keeps_its_ad_and_the_ttl_of_its_soa(rcode: str, nxdomain: bo
     assert (answer.status, answer.nxdomain, answer.authenticated, answer.ttl) == (Status.ABSENT, nxdomain, ad, 300)
 
 
-@pytest.mark.parametrize("rcode", ["SERVFAIL", "REFUSED", "FORMERR", "NOTIMP", "YXDOMAIN"])
+@pytest.mark.parametrize("rcode", ["SERVFAIL", "REFUSED", "FORMERR", "NOTIMP", "YXDOMAIN", "BADVERS"])
 def test_an_error_has_failed_whatever_its_ad_bit_says(rcode: str) -> None:
     """RFC 7672 §2.1.2: an error is no absence, and AD on it means nothing."""
     answer = understand(response(rcode=rcode, ad=True))
@@ -141,6 +141,13 @@ def test_record_sets_have_a_limit(count: int, status: Status) -> None:
     answer = understand(response(*(f"example.com. 60 IN A 10.0.{i // 250}.{i % 250}" for i in range(count))))
     assert answer.status is status
     assert status is Status.SECURE or (answer.failure is not None and answer.failure.rcode == "MALFORMED")
+
+
+def test_answers_have_a_limit_of_records_of_any_kind() -> None:
+    others = [f"other.example.com. 60 IN A 10.0.{i // 250}.{i % 250}" for i in range(1025)]
+    answer = understand(response("example.com. 60 IN A 192.0.2.1", *others))
+    assert answer.failure is not None
+    assert answer.failure.rcode == "MALFORMED"
 
 
 def with_tlsa(*datas: bytes) -> Answer:

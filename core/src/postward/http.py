@@ -262,8 +262,8 @@ async def _receive(stream: trio.abc.Stream, connection: h11.Connection, limits: 
             connection.receive_data(data)
         elif isinstance(event, h11.InformationalResponse):
             interim += 1
-            if interim > _MAX_INTERIM or event.status_code == 101:
-                raise HttpError("protocol", "interim responses without end, or another protocol")
+            if interim > _MAX_INTERIM:
+                raise HttpError("protocol", f"more than {_MAX_INTERIM} interim responses")
         elif isinstance(event, h11.Response):
             _check_head(event, limits)
             head = event

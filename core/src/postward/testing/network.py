@@ -23,11 +23,12 @@ class MemoryNetwork:
     """Implements `postward.net.Network` with handlers by address and port; they run in `nursery`.
 
     A handler is given the server's end, which is closed when it returns; that its peer went away is no error of its own. An
-    address without a handler refuses the connection. `dialled` lists every endpoint, in order.
+    address without a handler refuses the connection. `dialled` lists every endpoint, in order. With `lockstep`, nothing is
+    buffered: a send waits until the other side has received.
     """
 
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
+    def __init__(self, nursery: trio.Nursery, *, lockstep: bool = False) -> None:
+        self._nursery, self._lockstep = nursery, lockstep
         self._handlers: dict[tuple[str, int], Handler | OSError | None] = {}
         self.dialled: list[Endpoint] = []
 
@@ -52,7 +53,7 @@ class MemoryNetwork:
             await trio.sleep_forever()
         if isinstance(handler, OSError):
             raise handler
-        ours, theirs = trio.testing.memory_stream_pair()
+        ours, theirs = trio.testing.lockstep_stream_pair() if self._lockstep else trio.testing.memory_stream_pair()
         self._nursery.start_soon(_serve, handler, theirs)
         return ours
 
