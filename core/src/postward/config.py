@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import tomllib
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -31,13 +30,10 @@ from pydantic import (
 )
 
 from postward.config_errors import ConfigErrors, Problem, explain, nearest
-from postward.errors import ConfigError
+from postward.config_file import find, read
 from postward.names import Domain
 
-ENVIRONMENT: Final = "POSTWARD_CONFIG"
-PLACES: Final = (Path("postward.toml"), Path("/etc/postward/postward.toml"))
 STATE: Final = Path("/var/lib/postward")
-LARGEST: Final = 1 << 20
 
 __all__ = ["Config", "ConfigErrors", "PluginSettings", "find", "from_dict", "load", "secret"]
 
@@ -264,50 +260,10 @@ class Config(Section):
         return {key: value for key, value in self.plugin.get(plugin, {}).items() if key not in PluginSettings.model_fields}
 
 
-def find(path: Path | str | None = None) -> Path:
-    """The configuration file: the one given, or `$POSTWARD_CONFIG`, ./postward.toml, /etc/postward/postward.toml.
-
-    Raises `ConfigError` when there is none.
-    """
-    chosen = path or os.environ.get(ENVIRONMENT)
-    if chosen:
-        return Path(chosen)
-    for place in PLACES:
-        if place.exists():
-            return place
-    places = " and ".join(str(place) for place in PLACES)
-    raise ConfigError(f"there is no configuration: no --config, no ${ENVIRONMENT}, and neither {places} exists")
-
-
 def load(path: Path | str | None = None) -> Config:
     """Read and check a file; without `path`, the one that `find` finds. Raises `ConfigError`."""
     file = find(path)
     return from_dict(read(file), file=file)
-
-
-def read(file: Path) -> dict[str, Any]:
-    """The tables of a file, unchecked. Raises `ConfigError` with line and column where it is not TOML."""
-    try:
-        with file.open("rb") as stream:
-            raw = stream.read(LARGEST + 1)
-    except OSError as exc:
-        raise ConfigError(f"cannot be read: {exc.strerror or exc}", file=str(file)) from None
-    if len(raw) > LARGEST:
-        raise ConfigError(f"is larger than {LARGEST} bytes", file=str(file))
-    return parse(raw, file)
-
-
-def parse(raw: bytes, file: Path) -> dict[str, Any]:
-    """The tables of a file's content, unchecked. Raises `ConfigError`."""
-    try:
-        return tomllib.loads(raw.decode())
-    except UnicodeDecodeError as exc:
-        line = raw.count(b"\n", 0, exc.start) + 1
-        raise ConfigError(f"is not UTF-8 text (at line {line})", file=str(file)) from None
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(f"is not TOML: {str(exc).splitlines()[0]}", file=str(file)) from None
-    except RecursionError:
-        raise ConfigError("is nested too deeply", file=str(file)) from None
 
 
 def from_dict(data: Mapping[str, Any], *, file: Path | None = None) -> Config:

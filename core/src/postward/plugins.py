@@ -7,7 +7,7 @@ another one are shown as incompatible. The order of `plugins = [...]` is the ord
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Final
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # Commands of today and words that later ones may want; a plugin's verbs stand below its name.
 _WORDS: Final = """
-check completion config core db deliver help lab metrics plugins postward probe queue quickstart records report reports run serve
-status store version web
+check completion config core db deliver help lab metrics plugins postward probe queue quickstart records report reports run
+serve status store version web
 """
 RESERVED: Final = frozenset(_WORDS.split())
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -72,7 +72,7 @@ def installed() -> tuple[Installed, ...]:
     return tuple(sorted(found, key=lambda one: (one.name, one.group, one.distribution)))
 
 
-def choose(name: str, among: Iterable[Installed]) -> Installed:
+def choose(name: str, among: Sequence[Installed]) -> Installed:
     """The one installed plugin of a name. Raises `PluginError`."""
     named = [one for one in among if one.name == name]
     fitting = [one for one in named if one.compatible]
@@ -83,7 +83,8 @@ def choose(name: str, among: Iterable[Installed]) -> Installed:
         other = named[0]
         raise PluginError(name, f"{other.distribution} {other.version} is made for {other.group}, not {hookspecs.GROUP}")
     if not fitting:
-        raise PluginError(name, "is not installed")
+        near = nearest(name, (one.name for one in among if one.compatible))
+        raise PluginError(name, f"is not installed; did you mean {near!r}?" if near else "is not installed")
     if not _NAME.fullmatch(name):
         raise PluginError(name, "is no good name: lower-case letters, digits and _, at most 32")
     if name in RESERVED:

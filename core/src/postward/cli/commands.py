@@ -1,0 +1,95 @@
+"""Verbs that plugins add below `postward PLUGIN`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from postward.errors import ConfigError, PluginError
+
+if TYPE_CHECKING:
+    from postward.app import App
+    from postward.core import Core
+    from postward.hooks import Outcome
+
+
+class Commands:
+    """Given to `register_commands`: adds verbs, and runs their work inside an assembled program.
+
+    A verb is a typer function: its parameters are the arguments and options, what it returns is the exit code (None is 0).
+    `--config` is core's and is taken before the verb is parsed.
+    """
+
+    def __init__(self, app: App, plugin: str) -> None:
+        self._app = app
+        self._plugin = plugin
+        self._typer = typer.Typer(no_args_is_help=True, help=f"Commands of the plugin {plugin}.")
+        self._typer.callback()(_nothing)
+        self._names: list[str] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The verbs added so far."""
+        return tuple(self._names)
+
+    def add(self, function: Callable[..., Any], name: str | None = None, help: str | None = None) -> None:
+        """Add a verb; its name defaults to that of the function, its help to the docstring.
+
+        Raises `PluginError` for a name that is taken and for an async function.
+        """
+        verb = name or function.__name__.replace("_", "-")
+        if verb in self._names:
+            raise PluginError(self._plugin, f"command {verb!r} is added twice")
+        if iscoroutinefunction(function):
+            raise PluginError(self._plugin, f"command {verb!r} is async; make it a plain `def` and call commands.run(work)")
+        self._typer.command(verb, help=help)(function)
+        self._names.append(verb)
+
+    def run(self, work: Callable[[Core], Awaitable[int | None]]) -> int:
+        """Assemble the program from the configuration, run `work(core)` in it, and give its exit code (None is 0)."""
+        import trio
+
+        async def enter() -> int | None:
+            async with self._app as app:
+                return await work(app.core_for(self._plugin))
+
+        return trio.run(enter) or 0
+
+
+def _nothing() -> None:
+    """Keeps typer from making a group of one verb a command without a name."""
+
+
+def plugin_commands(name: str, config_file: str | None) -> typer.Typer | None:
+    """The verbs of an enabled plugin; None when no plugin has this name. Raises `ConfigError`, `PluginError`."""
+    from postward.config import find, load
+    from postward.plugins import installed
+
+    known = any(one.name == name for one in installed())
+    try:
+        file = find(config_file)
+    except ConfigError:
+        if known:
+            raise
+        return None
+    config = load(file)
+    if name not in config.plugins:
+        if known:
+            raise PluginError(name, f"is not enabled in {file}; `postward plugins enable {name}` does that")
+        return None
+
+    from postward.app import App
+    from postward.hookspecs import register_commands
+
+    app = App(config)
+    app.plugins.load(config, app.core_for)
+    commands = Commands(app, name)
+    outcome: Outcome[None] = app.hooks.collect_one(name, register_commands, commands=commands)
+    if outcome.error is not None:
+        raise outcome.error
+    if not commands.names:
+        raise PluginError(name, "has no commands")
+    return commands._typer

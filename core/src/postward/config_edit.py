@@ -1,0 +1,161 @@
+"""Changing which plugins a configuration file enables, and nothing else of it.
+
+Comments, order and layout are the operator's. Every edit is checked by reading the result: what it says must be what the file
+said before, except the plugin. The options of a disabled plugin stay in the file, each line behind `#(name) `, and come back
+when it is enabled again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+import tomli_w
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from postward.errors import ConfigError
+
+_HEADER: Final = re.compile(r"\s*\[")
+
+
+def enabled_in(text: str, name: str) -> str:
+    """The text with `name` as the last of `plugins`, its options back in force.
+
+    Raises `ConfigError` when that cannot be done.
+    """
+    before = tomllib.loads(text)
+    edited = text if name in before.get("plugin", {}) else _restored(text, name)
+    edited = _with_plugins(edited, [*_names(before), name])
+    return _checked(edited, before, name)
+
+
+def disabled_in(text: str, name: str) -> str:
+    """The text without `name` in `plugins`, its options commented out. Raises `ConfigError` when that cannot be done."""
+    before = tomllib.loads(text)
+    edited = _with_plugins(text, [one for one in _names(before) if one != name])
+    if name in before.get("plugin", {}):
+        edited = _commented(edited, name)
+        if name in _loads(edited).get("plugin", {}):
+            raise ConfigError(f"move the options of {name!r} away first; they cannot be commented out", key=f"plugin.{name}")
+    return _checked(edited, before, name)
+
+
+def minimal(name: str) -> str:
+    """A file that enables one plugin and leaves everything else at its default."""
+    return tomli_w.dumps({"plugins": [name]})
+
+
+def _names(data: dict[str, Any]) -> list[str]:
+    names = data.get("plugins", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError("should be a list of names", key="plugins")
+    return names
+
+
+def _with_plugins(text: str, names: list[str]) -> str:
+    """The text with exactly these plugins, of which at most one was added or taken away."""
+    try:
+        document = tomlkit.parse(text)
+        array = document.get("plugins")
+        if array is None:
+            # In front: behind a table header it would be a key of that table.
+            return tomli_w.dumps({"plugins": names}) + ("\n" + text if text.strip() else "")
+        for index in reversed(range(len(array))):
+            if array[index] not in names:
+                del array[index]
+        present = list(array)
+        for name in names:
+            if name not in present:
+                array.append(name)
+        return tomlkit.dumps(document)
+    except (TOMLKitError, IndexError, TypeError, ValueError) as exc:
+        raise ConfigError(f"cannot be edited: {exc}", key="plugins") from None
+
+
+def _commented(text: str, name: str) -> str:
+    """The text with the tables of a plugin commented out, up to the blank lines and comments before what follows."""
+    header = re.compile(rf"""\s*\[\[?\s*plugin\s*\.\s*["']?{re.escape(name)}["']?\s*[.\]]""")
+    lines = text.splitlines(keepends=True)
+    inside, block = False, list[int]()
+    chosen: list[int] = []
+    for index, line in enumerate(lines):
+        if _HEADER.match(line):
+            inside = header.match(line) is not None
+            block = []
+        if inside:
+            block.append(index)
+            if line.strip() and not line.lstrip().startswith("#"):
+                chosen += block
+                block = []
+    for index in chosen:
+        lines[index] = f"#({name}) {lines[index]}"
+    return "".join(lines)
+
+
+def _restored(text: str, name: str) -> str:
+    mark = f"#({name}) "
+    return "".join(line.removeprefix(mark) for line in text.splitlines(keepends=True))
+
+
+def _loads(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"cannot be edited without breaking it ({exc}); edit it by hand") from None
+
+
+def _checked(text: str, before: dict[str, Any], name: str) -> str:
+    after = _loads(text)
+    if _rest(after, name) != _rest(before, name):
+        raise ConfigError("cannot be edited without changing something else; edit it by hand")
+    return text
+
+
+def _rest(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """Everything that an edit for this plugin leaves alone."""
+    tables = {key: value for key, value in data.get("plugin", {}).items() if key != name}
+    names = [one for one in data.get("plugins", []) if one != name]
+    return {**data, "plugin": tables, "plugins": names}
+
+
+def replace_file(file: Path, before: bytes | None, text: str) -> None:
+    """Write a file in one step, with the mode and owner that it had; `before` is what was read, None for a new file.
+
+    Raises `ConfigError` when it cannot be written or was changed meanwhile; then it is as it was.
+    """
+    target = file.resolve()
+    temporary: Path | None = None
+    try:
+        handle, path = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        temporary = Path(path)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(text.encode())
+            _like(target, stream.fileno())
+            stream.flush()
+            os.fsync(stream.fileno())
+        if (target.read_bytes() if target.exists() else None) != before:
+            raise ConfigError("was changed by somebody else meanwhile; nothing is written", file=str(file))
+        temporary.replace(target)
+    except OSError as exc:
+        raise ConfigError(f"cannot be written: {exc.strerror or exc}", file=str(file)) from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _like(target: Path, handle: int) -> None:
+    if not target.exists():
+        mask = os.umask(0)
+        os.umask(mask)
+        os.fchmod(handle, 0o666 & ~mask)
+        return
+    known = target.stat()
+    if (known.st_uid, known.st_gid) != (os.geteuid(), os.getegid()):
+        os.fchown(handle, known.st_uid, known.st_gid)
+    os.fchmod(handle, stat.S_IMODE(known.st_mode))
