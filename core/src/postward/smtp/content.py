@@ -1,0 +1,72 @@
+"""Message content on the wire: line ends, and the dots that keep its end apart from its lines (RFC 5321 §2.3.8, §4.5.2).
+
+Only CRLF ends a line. Content with any other CR or LF means different things to different servers, which is how one message
+becomes two (SMTP smuggling); it is neither sent nor accepted.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+CRLF: Final = b"\r\n"
+_END: Final = re.compile(rb"\r*\n|\r+")
+
+
+def to_crlf(content: bytes) -> bytes:
+    """The content with CRLF at the end of every line; content that is already so comes back as it is.
+
+    A bare LF, and LF behind several CR, becomes CRLF. Any other CR is no line end, and becomes a space: as a line end it could
+    make text of a header field into a field of its own. Nothing else changes, so signatures over proper content hold.
+    """
+    if has_proper_lines(content):
+        return content
+    return _END.sub(lambda match: CRLF if match[0].endswith(b"\n") else b" ", content)
+
+
+def has_proper_lines(content: bytes) -> bool:
+    """Whether every CR and every LF is part of a CRLF."""
+    pairs = content.count(CRLF)
+    return content.count(b"\n") == pairs and content.count(b"\r") == pairs
+
+
+class DotStuffer:
+    """Makes content fit for DATA, piece by piece: a dot before each line that starts with one, and CRLF at the very end."""
+
+    def __init__(self) -> None:
+        self._tail = CRLF
+
+    def feed(self, piece: bytes) -> bytes:
+        """The next piece of content, as it is sent. Raises `ValueError` for a line end other than CRLF."""
+        if not piece:
+            return b""
+        tail = self._tail
+        split = tail.endswith(b"\r")
+        self._check(piece, split=split)
+        self._tail = (tail + piece[-2:])[-2:]
+        if split and piece.startswith(b"\n."):
+            return b"\n.." + piece[2:].replace(b"\r\n.", b"\r\n..")
+        stuffed = piece.replace(b"\r\n.", b"\r\n..")
+        return b"." + stuffed if tail == CRLF and piece.startswith(b".") else stuffed
+
+    def finish(self) -> bytes:
+        """What ends the content. Raises `ValueError` for a CR as its last octet."""
+        if self._tail.endswith(b"\r"):
+            raise ValueError("a CR without LF")
+        return b".\r\n" if self._tail == CRLF else b"\r\n.\r\n"
+
+    @staticmethod
+    def _check(piece: bytes, *, split: bool) -> None:
+        if split and not piece.startswith(b"\n"):
+            raise ValueError("a CR without LF")
+        pairs = piece.count(CRLF)
+        if piece.count(b"\n") != pairs + split:
+            raise ValueError("an LF without CR")
+        if piece.count(b"\r") != pairs + piece.endswith(b"\r"):
+            raise ValueError("a CR without LF")
+
+
+def unstuff(content: bytes) -> bytes:
+    """Take the dots away that the client put in; the content stands before its final `.` CRLF (RFC 5321 §4.5.2)."""
+    unstuffed = content.replace(b"\r\n.", CRLF)
+    return unstuffed[1:] if content.startswith(b".") else unstuffed
