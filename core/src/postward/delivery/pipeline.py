@@ -214,7 +214,7 @@ class Pipeline:
         await self._count(run, results, host=mx.name)
         session = Session(error=refusal(verdicts), policy_failed=True)
         self._settle(run, session)
-        await self._report(run, mx.name, session, results, address="", started=started)
+        self._report(run, mx.name, session, results, address="", started=started)
 
     async def _to_address(self, run: _Run, dialler: Dialler, address: str) -> bool:
         """Try one address, in clear again where TLS broke and that is allowed. Whether the host needs no further address."""
