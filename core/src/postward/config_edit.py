@@ -21,7 +21,8 @@ from tomlkit.exceptions import TOMLKitError
 
 from postward.errors import ConfigError
 
-_HEADER: Final = re.compile(r"\s*\[")
+_HEADER: Final = re.compile(r"""\s*\[\[?[\w."'\s-]+\]\]?\s*(#.*)?$""")
+_PLUGINS: Final = re.compile(r"""^[ \t]*(?:plugins|"plugins"|'plugins')[ \t]*=[ \t]*""", re.MULTILINE)
 
 
 def enabled_in(text: str, name: str) -> str:
@@ -61,27 +62,35 @@ def _names(data: dict[str, Any]) -> list[str]:
 def _with_plugins(text: str, names: list[str]) -> str:
     """The text with exactly these plugins, of which at most one was added or taken away."""
     try:
-        document = tomlkit.parse(text)
-        array = document.get("plugins")
+        array: Any = tomlkit.parse(text).get("plugins")
         if array is None:
             # In front: behind a table header it would be a key of that table.
             return tomli_w.dumps({"plugins": names}) + ("\n" + text if text.strip() else "")
+        written: str = array.as_string()
         for index in reversed(range(len(array))):
             if array[index] not in names:
                 del array[index]
-        present = list(array)
         for name in names:
-            if name not in present:
+            if name not in array:
                 array.append(name)
-        return tomlkit.dumps(document)
-    except (TOMLKitError, IndexError, TypeError, ValueError) as exc:
+    except (TOMLKitError, AttributeError, IndexError, TypeError, ValueError) as exc:
         raise ConfigError(f"cannot be edited: {exc}", key="plugins") from None
+    edited: str = array.as_string()
+    # Only the array is replaced: tomlkit moves tables when it writes a whole document.
+    for match in _PLUGINS.finditer(text):
+        if text.startswith(written, match.end()):
+            return text[: match.end()] + edited + text[match.end() + len(written) :]
+    raise ConfigError("cannot be found where it stands; edit it by hand", key="plugins")
+
+
+def _lines(text: str) -> list[str]:
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
 def _commented(text: str, name: str) -> str:
     """The text with the tables of a plugin commented out, up to the blank lines and comments before what follows."""
     header = re.compile(rf"""\s*\[\[?\s*plugin\s*\.\s*["']?{re.escape(name)}["']?\s*[.\]]""")
-    lines = text.splitlines(keepends=True)
+    lines = _lines(text)
     inside, block = False, list[int]()
     chosen: list[int] = []
     for index, line in enumerate(lines):
@@ -100,7 +109,7 @@ def _commented(text: str, name: str) -> str:
 
 def _restored(text: str, name: str) -> str:
     mark = f"#({name}) "
-    return "".join(line.removeprefix(mark) for line in text.splitlines(keepends=True))
+    return "".join(line.removeprefix(mark) for line in _lines(text))
 
 
 def _loads(text: str) -> dict[str, Any]:
