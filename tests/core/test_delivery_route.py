@@ -49,7 +49,7 @@ async def test_an_unsigned_zone_is_insecure(dns: ZoneResolver) -> None:
 
 async def test_null_mx_is_final(dns: ZoneResolver) -> None:
     """RFC 7505 §4.1: 556 5.1.10."""
-    with pytest.raises(RouteError, match="^556 5.1.10 ") as caught:
+    with pytest.raises(RouteError, match=r"^556 5.1.10 ") as caught:
         await find_route(Domain("null.example.test"), dns)
     assert caught.value.permanent
 
@@ -62,7 +62,7 @@ async def test_no_mx_means_the_domain_itself(dns: ZoneResolver) -> None:
 
 
 async def test_a_domain_that_does_not_exist_is_final(dns: ZoneResolver) -> None:
-    with pytest.raises(RouteError, match="^550 5.1.2 ") as caught:
+    with pytest.raises(RouteError, match=r"^550 5.1.2 ") as caught:
         await find_route(Domain("nothing.example.test"), dns)
     assert caught.value.permanent
 
@@ -70,7 +70,7 @@ async def test_a_domain_that_does_not_exist_is_final(dns: ZoneResolver) -> None:
 async def test_a_failed_lookup_defers_and_keeps_its_cause(dns: ZoneResolver) -> None:
     """RFC 7672 §2.1.2: failed is not absent; RFC 8914 causes reach the report."""
     dns.fault("example.test", "MX", "SERVFAIL", [(7, "expired")])
-    with pytest.raises(RouteError, match="^451 ") as caught:
+    with pytest.raises(RouteError, match=r"^451 ") as caught:
         await find_route(Domain("example.test"), dns)
     assert not caught.value.permanent
     assert caught.value.failure is not None

@@ -261,10 +261,11 @@ class App:
             nursery.start_soon(keep_running, f"{plugin}-background", work, self.log)
 
     async def _background(self, plugin: str) -> BaseException | None:
-        outcome = await self.hooks.call_one(plugin, hookspecs.background, core=self.core_for(plugin))
+        outcome: Outcome[None] = await self.hooks.call_one(plugin, hookspecs.background, core=self.core_for(plugin))
         return outcome.error
 
     async def _lifespan(self, plugin: str) -> AbstractAsyncContextManager[None]:
+        outcome: Outcome[AbstractAsyncContextManager[None]]
         outcome = await self.hooks.call_one(plugin, hookspecs.lifespan, core=self.core_for(plugin))
         return _value(outcome) if outcome.value or outcome.error else nullcontext()
 
