@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +16,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from postward.errors import StoreError
-from postward.store.engine import explain, migration_engine, sqlite_path
+from postward.store.engine import explain, migration_engine, open_engines, sqlite_path
 
 if TYPE_CHECKING:
     from postward.model import Schema
@@ -47,17 +46,17 @@ def status(url: str, schemas: Mapping[str, Schema]) -> list[SchemaStatus]:
     path = sqlite_path(url)
     if path is not None and not path.exists():
         return [_compare(name, str(path), 0, schema) for name, schema in schemas.items()]
-    engine = migration_engine(url)
-    name = _show(engine)
+    engines = open_engines(url)
+    name = _show(engines.reader)
     try:
-        with engine.connect() as connection, connection.begin() as transaction:
+        with engines.reader.connect() as connection, connection.begin() as transaction:
             found = [_compare(schema, name, _version(connection, schema), schemas[schema]) for schema in schemas]
             transaction.rollback()
             return found
     except SQLAlchemyError as exc:
         raise explain(exc, name) or _failed(name, exc) from exc
     finally:
-        engine.dispose()
+        engines.dispose()
 
 
 def upgrade(url: str, schemas: Mapping[str, Schema]) -> list[SchemaStatus]:
@@ -67,13 +66,10 @@ def upgrade(url: str, schemas: Mapping[str, Schema]) -> list[SchemaStatus]:
     migration that fails; then nothing has changed.
     """
     engine = migration_engine(url)
-    with closing(_Disposer(engine)):
+    try:
         return upgrade_engine(engine, schemas)
-
-
-class _Disposer:
-    def __init__(self, engine: Engine) -> None:
-        self.close = engine.dispose
+    finally:
+        engine.dispose()
 
 
 def upgrade_engine(engine: Engine, schemas: Mapping[str, Schema]) -> list[SchemaStatus]:
