@@ -151,6 +151,7 @@ class App:
     @asynccontextmanager
     async def _assembled(self) -> AsyncIterator[None]:
         config = self.config
+        self.trust.load()
         self.plugins.load(config, self.core_for)
         for name, instance in self._extra.items():
             self.plugins.add(name, instance)
