@@ -132,13 +132,19 @@ class Authority:
         not_after: int | None = None,
         path_length: int | None = None,
         permitted: Sequence[str] = (),
+        eku: Sequence[x509.ObjectIdentifier] = (),
     ) -> Authority:
-        """An authority that this one vouches for. `permitted` are the domains it may issue for (RFC 5280 §4.2.1.10)."""
+        """An authority that this one vouches for.
+
+        `permitted` are the domains it may issue for (RFC 5280 §4.2.1.10), `eku` the purposes; empty for all.
+        """
         private = make_key(key) if isinstance(key, str) else key
         builder = _authority(name, private, not_before, not_after, path_length)
         if permitted:
             constraints = x509.NameConstraints([x509.DNSName(domain) for domain in permitted], None)
             builder = builder.add_extension(constraints, critical=True)
+        if eku:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(eku), critical=False)
         certificate = self._sign(builder)
         below = Authority.__new__(Authority)
         below._adopt(certificate, private, self.root, (certificate, *self.path))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from postward.tls.patterns import pattern_matches
 
 if TYPE_CHECKING:
-    from postward.tls.certificates import names_match
     from postward.tls.causes import classify
+    from postward.tls.certificates import check_names, names_match
     from postward.tls.failures import TlsError
     from postward.tls.handshake import client_handshake, late_alert, server_handshake
     from postward.tls.path import check_path
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TlsError",
     "TrustStore",
+    "check_names",
     "check_path",
     "classify",
     "client_handshake",
@@ -31,6 +32,7 @@ __all__ = [
 _LAZY: Final = {
     "TlsError": "failures",
     "TrustStore": "trust",
+    "check_names": "certificates",
     "check_path": "path",
     "classify": "causes",
     "client_handshake": "handshake",

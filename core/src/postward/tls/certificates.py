@@ -72,6 +72,18 @@ def names_match(certificate: x509.Certificate, name: Domain, *, common_name: boo
     return any(_covers(pattern.lower(), name) for pattern in patterns)
 
 
+def check_names(certificate: bytes, names: Sequence[Domain], *, common_name: bool = False) -> Failure | None:
+    """Why a DER certificate is for none of `names`; None when it is for one of them."""
+    try:
+        leaf = load(certificate)
+    except MALFORMED as exc:
+        return Failure(result_type=ResultType.CERTIFICATE_NOT_TRUSTED, reason="malformed-certificate", detail=str(exc)[:200])
+    if any(names_match(leaf, name, common_name=common_name) for name in names):
+        return None
+    wanted = ", ".join(names)
+    return Failure(result_type=ResultType.CERTIFICATE_HOST_MISMATCH, detail=f"the certificate is not for {wanted}"[:300])
+
+
 def _alternatives(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
     try:
         return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -115,7 +115,7 @@ def of_ssl(error: ssl.SSLError) -> Failure:
         return of_certificate(error.verify_code, str(error.verify_message))
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
         return closed(str(error))
-    reason = error.reason or ""
+    reason = getattr(error, "reason", None) or ""  # not set where Python itself made the error
     if (number := alert_number(reason)) is not None:
         return _validation(f"tls-remote-alert-{number}-{ALERTS[number]}", str(error))
     if reason in _NO_TLS:

@@ -11,9 +11,9 @@ from typing import Final
 from OpenSSL import crypto
 
 from postward.errors import ConfigError
-from postward.model import PASSED, Failure, ResultType, Verdict
+from postward.model import PASSED, ResultType, Verdict
 from postward.names import Domain
-from postward.tls.certificates import MALFORMED, load, names_match
+from postward.tls.certificates import check_names
 from postward.tls.path import check_path_in, new_store
 
 _BUNDLES: Final = (
@@ -64,20 +64,8 @@ class TrustStore:
         assert self._store is not None
         if not self._found:
             return Verdict.fail(ResultType.CERTIFICATE_NOT_TRUSTED, "no-system-roots", "no bundle of certificates was found")
-        failure = check_path_in(self._store, chain, at=at) or name_trouble(chain[0], (name,))
+        failure = check_path_in(self._store, chain, at=at) or check_names(chain[0], (name,))
         return PASSED if failure is None else Verdict(passed=False, failure=failure)
-
-
-def name_trouble(certificate: bytes, names: Sequence[Domain], *, common_name: bool = False) -> Failure | None:
-    """Why a DER certificate is for none of `names`; None when it is for one of them."""
-    try:
-        leaf = load(certificate)
-    except MALFORMED as exc:
-        return Failure(result_type=ResultType.CERTIFICATE_NOT_TRUSTED, reason="malformed-certificate", detail=str(exc)[:200])
-    if any(names_match(leaf, name, common_name=common_name) for name in names):
-        return None
-    wanted = ", ".join(names)
-    return Failure(result_type=ResultType.CERTIFICATE_HOST_MISMATCH, detail=f"the certificate is not for {wanted}"[:300])
 
 
 def _system_bundle() -> Path | None:
