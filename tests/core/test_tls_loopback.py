@@ -97,11 +97,13 @@ async def test_our_server_hears_why_openssl_refuses_it() -> None:
 async def test_a_blocking_server_hears_our_alert() -> None:
     """What our client dislikes reaches the server's log: here a ServerHello that is none."""
     heard: list[bytes] = []
+    done = trio.Event()
 
     async def serve(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await stream.send_all(b"\x16\x03\x03\x00\x04\x02\x00\x00\x00")
         heard.append(bytes(await stream.receive_some()))
+        done.set()
 
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -111,7 +113,6 @@ async def test_a_blocking_server_hears_our_alert() -> None:
         with pytest.raises(TlsError):
             await client_handshake(transport, Endpoint(host=HOST, address="127.0.0.1", port=port), HOST)
         await trio.aclose_forcefully(transport)
-        while not heard:
-            await trio.sleep(0.01)
+        await done.wait()
         nursery.cancel_scope.cancel()
     assert heard[0][:1] == b"\x15"  # a record of type alert

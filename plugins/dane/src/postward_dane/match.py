@@ -28,6 +28,8 @@ MAX_CHAIN: Final = 20
 MAX_ANCHORS: Final = 20
 
 NO_MATCH: Final = "dane-no-match"
+# A whole certificate from DNS that has nothing to do with the chain did not match, just as its digest would not.
+_NO_PATH: Final = frozenset({"unknown-issuer", "self-signed-certificate", "self-signed-certificate-in-chain"})
 _CLOSEST_FIRST: Final = (
     ResultType.CERTIFICATE_HOST_MISMATCH,
     ResultType.CERTIFICATE_EXPIRED,
@@ -64,7 +66,8 @@ def judge(
         trouble = check_path(chain, (anchor,), at=at) or check_names(chain[0], names, common_name=common_name)
         if trouble is None:
             return PASSED
-        failures.append(trouble)
+        if anchor in chain or trouble.reason not in _NO_PATH:
+            failures.append(trouble)
     if not failures:
         return Verdict.fail(ResultType.VALIDATION_FAILURE, NO_MATCH, f"no certificate matches any of {len(records)} records")
     return Verdict(passed=False, failure=min(failures, key=lambda failure: _CLOSEST_FIRST.index(failure.result_type)))
