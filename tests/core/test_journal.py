@@ -66,7 +66,7 @@ async def test_results_come_back_as_they_were_in_order() -> None:
 async def test_decoding_gives_equal_objects_of_the_same_types() -> None:
     for result in (tls_result(5), message_result(5)):
         kind, payload = codec.encode(result)
-        codec._recent.clear()
+        codec._memory.forget()
         decoded = codec.decode(kind, payload)
         assert decoded == result
         assert codec.encode(decoded) == (kind, payload)
@@ -180,7 +180,7 @@ async def test_text_that_is_no_unicode_is_kept_as_far_as_possible() -> None:
 def test_any_text_survives(kind: str, data: str) -> None:
     result = MessageResult(day=DAY, kind=kind, data=data)
     stored = codec.encode(result)
-    codec._recent.clear()
+    codec._memory.forget()
     assert codec.decode(*stored) == result
 
 

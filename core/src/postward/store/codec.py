@@ -18,7 +18,7 @@ from postward.model import MessageResult, TlsResult
 Result: TypeAlias = TlsResult | MessageResult
 
 MAX_PAYLOAD: Final = 1 << 20
-_REMEMBERED: Final = 4096
+_REMEMBERED: Final = 4096  # results; twice this stays in memory, at about 2 KiB each
 _REMEMBERED_SIZE: Final = 4096
 
 TLS: Final = "tls.1"
@@ -39,7 +39,30 @@ _DECODERS: Final[dict[str, Callable[[bytes], Result]]] = {
     TLS: msgspec.json.Decoder(TlsResult, dec_hook=_from_text).decode,
     MESSAGE: msgspec.json.Decoder(MessageResult, dec_hook=_from_text).decode,
 }
-_recent: dict[tuple[str, bytes], Result] = {}
+
+
+class _Memory:
+    """The results of the last payloads, in two generations: the older one goes when the younger one is full."""
+
+    def __init__(self) -> None:
+        self._young: dict[bytes, Result] = {}
+        self._old: dict[bytes, Result] = {}
+
+    def put(self, payload: bytes, result: Result) -> None:
+        if len(payload) <= _REMEMBERED_SIZE:
+            if len(self._young) >= _REMEMBERED:
+                self._old, self._young = self._young, {}
+            self._young[payload] = result
+
+    def get(self, payload: bytes) -> Result | None:
+        return self._young.get(payload) or self._old.get(payload)
+
+    def forget(self) -> None:
+        self._young, self._old = {}, {}
+
+
+# By payload alone: the kinds have no field names in common that would let one be read as the other.
+_memory: Final = _Memory()
 
 
 def encode(result: Result) -> tuple[str, bytes]:
@@ -57,10 +80,7 @@ def encode(result: Result) -> tuple[str, bytes]:
         payload = _ENCODER.encode(result)
     if len(payload) > MAX_PAYLOAD:
         raise ValueError(f"a result of {len(payload)} bytes is too large for the journal: {MAX_PAYLOAD} are possible")
-    if len(payload) <= _REMEMBERED_SIZE:
-        if len(_recent) >= _REMEMBERED:
-            _recent.clear()
-        _recent[kind, payload] = result
+    _memory.put(payload, result)
     return kind, payload
 
 
@@ -69,11 +89,11 @@ def decode(kind: str, payload: bytes) -> Result:
 
     Raises `UnreadableResult` for a damaged payload, `StoreError` for a kind that only a newer program knows.
     """
-    if (known := _recent.get((kind, payload))) is not None:
-        return known
     decoder = _DECODERS.get(kind)
     if decoder is None:
         raise StoreError(f"the journal holds results of kind {kind!r}, which only a newer version can read")
+    if (known := _memory.get(payload)) is not None:
+        return known
     try:
         return decoder(payload)
     except (msgspec.MsgspecError, ValueError) as exc:

@@ -184,14 +184,10 @@ class Journal:
 
 
 def _rows(results: Iterable[Result]) -> dict[Row, int]:
-    # By object first: comparing results is cheaper than encoding them.
-    counts: dict[Result, int] = {}
-    for result in results:
-        counts[result] = counts.get(result, 0) + 1
     rows: dict[Row, int] = {}
-    for result, count in counts.items():
+    for result in results:
         row = (result.day, *encode(result))
-        rows[row] = rows.get(row, 0) + count
+        rows[row] = rows.get(row, 0) + 1
     return rows
 
 
@@ -205,7 +201,8 @@ def _page(after: int, limit: int, connection: Connection) -> Page | None:
     entries: list[JournalEntry] = []
     unreadable: list[tuple[int, str]] = []
     last = size = 0
-    for sequence, count, kind, payload in connection.exec_driver_sql(query, (after, limit)):
+    # The driver's own cursor: this is read for every result, and SQLAlchemy's rows cost as much as the decoding.
+    for sequence, count, kind, payload in connection.connection.cursor().execute(query, (after, limit)):
         try:
             result = decode(kind, payload)
         except UnreadableResult as exc:
