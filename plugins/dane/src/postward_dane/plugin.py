@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, model_validator
 
 from postward.core import Core
 from postward.dns import Answer, Status
@@ -50,6 +50,12 @@ class Dane:
         mandatory: tuple[DomainText, ...] = ()
         audit_only: tuple[DomainText, ...] = ()
         common_name: bool = False
+
+        @model_validator(mode="after")
+        def _not_both(self) -> Self:
+            if both := set(self.mandatory) & set(self.audit_only):
+                raise ValueError(f"mandatory and audit_only at once: {', '.join(sorted(both))}")
+            return self
 
     def __init__(self, config: Config, core: Core) -> None:
         self.config, self.core = config, core
