@@ -113,7 +113,7 @@ def _anchors(records: Sequence[TlsaRecord], chain: Sequence[bytes]) -> Iterator[
         if record.matching != FULL:
             continue
         if record.selector == CERTIFICATE:
-            found: Sequence[bytes] = (record.data,)
+            found: Sequence[bytes] = (record.data,) if record.data != chain[0] else ()
         elif record.selector == PUBLIC_KEY and not any(_Certificate(der).key == record.data for der in chain[1:]):
             found = [der for der in chain if _signed_by(der, record.data)]
         else:
