@@ -1,0 +1,171 @@
+"""TLS reporting as a plugin: counts what deliveries came to, and once a day reports it to whoever asks (RFC 8460)."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Final
+
+from pydantic import BaseModel, Field
+
+from postward.clock import today
+from postward.errors import ConfigError, InvalidName, TryLater
+from postward.hookspecs import hookimpl
+from postward.model import Report, ReportJob, ReportTarget, Window
+from postward.names import Address, Domain
+from postward_tlsrpt import counting, naming, record, report
+from postward_tlsrpt.record import RecordError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from postward.core import Core
+    from postward.model import ResultBatch, Schema
+
+KEEP_DAYS: Final = 7
+MAIL_TYPE: Final = 'multipart/report; report-type="tlsrpt"'
+
+
+class TlsRpt:
+    """Results come in by `emit`, reports go out by the job of `report_jobs`."""
+
+    class Config(BaseModel, extra="forbid", frozen=True):
+        """`organization` names the sender (default: the hostname), `contact` is the address that reports give (default:
+        postmaster at the submitter domain, and always in it). `send`: send reports at all. `report_success`: send those
+        without any failure too. `pkix_details`: add a line for unauthenticated certificates where no policy applied."""
+
+        organization: str = Field(default="", max_length=200)
+        contact: str = Field(default="", max_length=320)
+        send: bool = True
+        report_success: bool = True
+        pkix_details: bool = False
+
+    def __init__(self, config: Config, core: Core) -> None:
+        self._config, self._core = config, core
+        self._said = False
+        if config.contact and core.submitter is not None:
+            _check_contact(config.contact, core.submitter)
+
+    @hookimpl
+    def register_schema(self) -> Schema:
+        """The counters."""
+        from postward_tlsrpt import tables
+
+        return tables.SCHEMA
+
+    @hookimpl
+    async def emit(self, batch: ResultBatch) -> None:
+        """Count a batch, once."""
+        from postward_tlsrpt import tables
+
+        counts = counting.count(batch.entries, pkix_details=self._config.pkix_details)
+        await self._core.store.consume(batch, lambda connection: tables.add(connection, counts))
+
+    @hookimpl
+    def report_jobs(self) -> Sequence[ReportJob]:
+        """One report per recipient domain and UTC day (RFC 8460 §4.1)."""
+        return [ReportJob(name="tlsrpt", windows=self.windows, subjects=self.subjects, targets=self.targets, build=self.build)]
+
+    async def windows(self) -> Sequence[Window]:
+        """The days that are over and have counters; none while reports cannot be sent. Drops counters of a week ago."""
+        from postward_tlsrpt import tables
+
+        day = today(self._core.clock)
+        oldest = (date.fromisoformat(day) - timedelta(days=KEEP_DAYS)).isoformat()
+        if dropped := await self._core.store.write(lambda connection: tables.drop_before(connection, oldest)):
+            self._core.log.warning("counters that were never reported are dropped", before=oldest, rows=dropped)
+        if not self._config.send:
+            return []
+        if self._core.submitter is None:
+            self._say_once()
+            return []
+        days = await self._core.store.read(lambda connection: tables.days_before(connection, day))
+        return [Window.of_day(each) for each in days]
+
+    async def subjects(self, window: Window) -> Sequence[str]:
+        """The recipient domains with counters of the window."""
+        from postward_tlsrpt import tables
+
+        return await self._core.store.read(lambda connection: tables.domains(connection, window.day))
+
+    async def targets(self, window: Window, subject: str) -> Sequence[ReportTarget]:
+        """Where the domain wants reports, by its record; none if it has none. Raises `TryLater` when DNS does not say."""
+        try:
+            name = Domain(f"_smtp._tls.{subject}")
+        except InvalidName:
+            return ()
+        answer = await self._core.dns.query(name, "TXT")
+        if answer.failure is not None:
+            raise TryLater(f"TXT of {name}: {answer.failure.slug}")
+        try:
+            chosen = record.choose(answer.texts)
+        except RecordError as exc:
+            self._core.log.info("unusable TLSRPT record", domain=subject, reason=exc.slug, error=str(exc))
+            return ()
+        if chosen is None:
+            return ()
+        if chosen.ignored:
+            self._core.log.info("TLSRPT addresses ignored", domain=subject, ignored=chosen.ignored)
+        return tuple(ReportTarget(uri=uri) for uri in chosen.rua)
+
+    def build(self, connection: Connection, window: Window, subject: str, targets: Sequence[ReportTarget]) -> Sequence[Report]:
+        """Take the counters of a domain and day and make the report of them; none when nobody asked for it."""
+        from postward_tlsrpt import tables
+
+        submitter = self._core.submitter
+        if submitter is None:
+            return ()
+        policies = tables.take(connection, window.day, subject)
+        worth = any(result.summary.total_failure_session_count or result.failure_details for result in policies)
+        if not targets or not policies or not (worth or self._config.report_success):
+            return ()
+        return (self._report(window, Domain(subject), submitter, policies),)
+
+    def _report(self, window: Window, domain: Domain, submitter: Domain, policies: Sequence[report.PolicyResult]) -> Report:
+        unique = secrets.token_hex(8)
+        identifier = naming.report_id(window, domain, submitter, unique)
+        organization = self._config.organization or str(self._core.hostname)
+        contact = self._config.contact or f"postmaster@{submitter}"
+        content = report.TlsReport(
+            organization_name=organization,
+            date_range=report.DateRange.of(window),
+            contact_info=contact,
+            report_id=identifier,
+            policies=tuple(policies),
+        )
+        failures = sum(result.summary.total_failure_session_count for result in policies)
+        sessions = failures + sum(result.summary.total_successful_session_count for result in policies)
+        return Report(
+            kind="tls",
+            report_id=identifier,
+            policy_domain=domain,
+            window=window,
+            submitter=submitter,
+            subject=naming.subject(domain, submitter, identifier),
+            filename=naming.filename(window, domain, submitter, unique),
+            media_type=report.MEDIA_TYPE,
+            content=report.compress(report.to_json(content)),
+            explanation=naming.explanation(window, domain, organization, contact, sessions=sessions, failures=failures),
+            mail_type=MAIL_TYPE,
+            headers=(("TLS-Report-Domain", str(domain)), ("TLS-Report-Submitter", str(submitter))),
+        )
+
+    def _say_once(self) -> None:
+        if not self._said:
+            self._said = True
+            self._core.log.error(
+                "no TLS reports are sent: no DKIM key is configured for a domain at or above the hostname",
+                hostname=self._core.hostname,
+                fix="add a [[dkim]] table with domain, selector and key_file",
+            )
+
+
+def _check_contact(contact: str, submitter: Domain) -> None:
+    """RFC 8460 §5.3: the domain of contact-info is the submitter."""
+    try:
+        domain = Address.parse(contact).domain
+    except InvalidName as exc:
+        raise ConfigError(str(exc), key="plugin.tlsrpt.contact") from exc
+    if domain != submitter:
+        raise ConfigError(f"the address must be in the domain that signs reports, {submitter}", key="plugin.tlsrpt.contact")
