@@ -6,11 +6,11 @@ the lines of one connection, one run or one report together.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import sys
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -36,9 +36,23 @@ def configure(level: str = "info", *, json: bool | None = None) -> None:
     structlog.configure(
         processors=[_add_cid, structlog.processors.add_log_level, stamp, *last],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=_Stderr,
         cache_logger_on_first_use=False,
     )
+
+
+class _Stderr:
+    """Writes lines to what stderr is now. A log that cannot be written never stops what it tells about."""
+
+    def __init__(self, *names: object) -> None:
+        """Take the names that structlog passes on."""
+
+    def msg(self, message: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(message + "\n")
+            sys.stderr.flush()
+
+    debug = info = warning = error = critical = exception = log = msg
 
 
 def new_cid() -> str:
@@ -53,7 +67,7 @@ def current_cid() -> str:
     return _cid.get()
 
 
-@contextmanager
+@contextlib.contextmanager
 def correlated() -> Iterator[str]:
     """A new correlation id for a block, and the former one behind it."""
     token = _cid.set(secrets.token_hex(6))
