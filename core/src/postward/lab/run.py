@@ -26,7 +26,6 @@ from postward.names import Address, Domain
 
 AT_ONCE: Final = 8
 _HOUR: Final = 3600 * MICROSECONDS
-_BEHIND_MIDNIGHT: Final = 2 * 60 * MICROSECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +87,10 @@ async def run(world: World, watcher: Watcher) -> LabRun:
     async with App(load(world.config_file), clock=clock) as app:
         watcher.stage("delivering")
         await _deliver_all(world, app, done, watcher)
-        watcher.stage("handing the results to the plugins")
-        await app.emitted()
         watcher.stage(f"ending {day} and sending the reports about it")
-        clock.advance(Window.of_day(day).end + _BEHIND_MIDNIGHT - clock.now())
+        clock.advance(Window.of_day(day).end + _HOUR - clock.now())
+        # Only now, because a day is closed when it is known that the plugins have taken all of it.
+        await app.emitted()
         report_run = await app.run_reports()
         done.sent = report_run.sent
     watcher.stage("examining the reports")
