@@ -319,6 +319,20 @@ async def test_while_core_is_being_cancelled(act: Act, alone: bool, autojump_clo
 
 
 @pytest.mark.parametrize("alone", [True, False])
+async def test_a_cancellation_is_no_failure_of_the_plugin(alone: bool, autojump_clock: trio.testing.MockClock) -> None:
+    """Every end of the program would else log every plugin that was at work."""
+    hooks = hooks_of(hangs, None if alone else Good())
+    returned = False
+    with capture_logs() as logs, trio.move_on_after(5) as scope:
+        await hooks.gather(hookspecs.host_policy, destination=DESTINATION, mx=HOST)
+        returned = True
+    assert scope.cancelled_caught
+    assert not returned
+    assert logs == []
+    assert hooks.stats["hostile", "host_policy"].failures == 0
+
+
+@pytest.mark.parametrize("alone", [True, False])
 async def test_an_error_in_cleanup_does_not_escape_a_cancellation(alone: bool, autojump_clock: trio.testing.MockClock) -> None:
     """A nursery of a plugin that fails while core cancels raises a group of both; only the cancellation goes on."""
 

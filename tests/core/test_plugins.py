@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from pydantic import BaseModel
+from structlog.testing import capture_logs
 
 from postward import hookspecs
 from postward.cli import COMMANDS
@@ -104,6 +106,25 @@ def test_a_plugin_gets_its_options_and_its_core(install: Install) -> None:
     assert (opt.config.organization, opt.config.colour) == ("x", "red")
     bare: Any = plugins.instances["bare"]
     assert (bare.config, bare.core) == (None, "core of bare")
+
+
+async def test_what_the_operator_wants_of_failures_reaches_the_calls(
+    install: Install, autojump_clock: trio.testing.MockClock
+) -> None:
+    code = """
+import trio
+class Plugin:
+    def __init__(self, config, core): ...
+    @hookimpl
+    async def domain_policy(self, destination):
+        await trio.sleep(50)
+"""
+    install("slow", "slow", code)
+    plugins = load(config_of("slow", slow={"on_error": "ignore", "time_limit": 3}))
+    with capture_logs():
+        (outcome,) = await plugins.hooks.gather(hookspecs.domain_policy, destination=None)  # type: ignore[arg-type]
+    assert outcome.on_error == "ignore"
+    assert "within 3 s" in str(outcome.error)
 
 
 def test_loading_twice_is_loading_once(install: Install) -> None:
