@@ -25,10 +25,10 @@ class VirtualClock:
     """Wall time that follows trio's clock, so it stands still unless the test lets time pass."""
 
     def __init__(self, start: int = NOON) -> None:
-        self.start = start
+        self._start, self._begun = start, trio.current_time()
 
     def now(self) -> int:
-        return self.start + round(trio.current_time() * MICROSECONDS)
+        return self._start + round((trio.current_time() - self._begun) * MICROSECONDS)
 
     async def sleep_until(self, instant: int) -> None:
         await trio.sleep(max(0, instant - self.now()) / MICROSECONDS)
