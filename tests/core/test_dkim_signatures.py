@@ -28,7 +28,8 @@ MAIL = (
     b"TLS-Report-Domain: b.example\r\n\r\nHello  world \r\n\r\n.dot\r\n\r\n\r\n"
 )
 ZONE = {(str(name), "TXT"): [value] for name, value in map(dns_record, (RSA, ED))}
-NOW = 1_800_000_000
+# Past: dkimpy refuses a `t=` that is far ahead of the machine's clock.
+NOW = 1_790_000_000
 
 
 def txt(name: bytes, timeout: float = 5) -> bytes:
@@ -144,13 +145,13 @@ ONE = Signer([RSA]).sign(MAIL, D, at=NOW * 1_000_000)
         (b"d=example.com;", b"d=example.com; i=@notexample.com;", ("neutral", "i= is not below d=")),
         (b"d=example.com;", b"d=example.com; q=http;", ("neutral", "unknown q=")),
         (b"d=example.com;", b"d=example.com; l=x;", ("neutral", "l= is no number")),
-        (b"d=example.com;", b"d=example.com; l=9999;", ("fail", "body was changed")),
+        (b"d=example.com;", b"d=example.com; l=9999;", ("fail", "signature does not match")),
         (b"h=from:", b"h=form:", ("permerror", "From is not signed")),
         (b"s=r;", b"s=gone;", ("permerror", "no key record")),
         (b"s=r;", b"s=a b;", ("permerror", "no key record")),
         (b"s=r;", b"s=..;", ("neutral", "s= is no selector")),
-        (b"t=1800000000;", b"t=1800000000; x=1800000001;", ("permerror", "signature has expired")),
-        (b"t=1800000000;", b"t=1800000000; x=1;", ("permerror", "signature has expired")),
+        (b"t=1790000000;", b"t=1790000000; x=1790000001;", ("permerror", "signature has expired")),
+        (b"t=1790000000;", b"t=1790000000; x=1;", ("permerror", "signature has expired")),
     ],
 )
 async def test_bad_signatures_have_a_result(old, new, expected):

@@ -1,6 +1,7 @@
 """DKIM: verify what others signed, sign our own (RFC 6376, RFC 8301, RFC 8463).
 
-Layout and canonicalization are ours, the mathematics is that of `cryptography`. Everything but `verify` is free of I/O.
+Signatures are verified by dkimpy behind an adapter that knows its faults; they are made with `cryptography`, whose RSA takes
+a seventeenth of the time. Everything but `verify` is free of I/O.
 """
 
 from __future__ import annotations

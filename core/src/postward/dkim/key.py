@@ -7,12 +7,10 @@ import binascii
 from dataclasses import dataclass, field
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from postward.dkim.tags import parse_tags, without_space
 from postward.errors import PostwardError
@@ -49,17 +47,6 @@ class KeyRecord:
     def serves(self, service: str) -> bool:
         """Whether the key is meant for a service: `email`, `tlsrpt` (RFC 6376 §3.6.1, RFC 8460 §3)."""
         return "*" in self.service_types or service in self.service_types
-
-    def verify(self, signature: bytes, digest: bytes) -> bool:
-        """Whether `signature` was made over the SHA-256 `digest` by this key (RFC 8017 §8.2, RFC 8463 §3)."""
-        try:
-            if isinstance(self.key, RSAPublicKey):
-                self.key.verify(signature, digest, padding.PKCS1v15(), Prehashed(hashes.SHA256()))
-            else:
-                self.key.verify(signature, digest)
-        except InvalidSignature:
-            return False
-        return True
 
 
 def parse_key(text: str) -> KeyRecord:

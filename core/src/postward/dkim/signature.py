@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from postward.dkim import canonical
+from postward.dkim import adapter
 from postward.dkim.canonical import Field
 from postward.dkim.key import MIN_RSA_BITS, KeyRecord
 from postward.dkim.tags import parse_tags, without_space
@@ -56,22 +55,19 @@ class BadSignature(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsed:
-    """A signature field that was understood. `known` carries what its result will say about it."""
+    """A signature field that was understood: the `number`-th of its message, from 0.
 
+    `known` carries what its result will say about it; `kind` is the kind of key that it needs.
+    """
+
+    number: int
     known: Signature
     domain: Domain
-    field: Field
     kind: str
-    names: tuple[bytes, ...]
-    relaxed_header: bool
-    relaxed_body: bool
-    length: int | None
-    body_hash: bytes
-    value: bytes
 
 
-def parse(field: Field, *, now: int) -> Parsed:
-    """Read a signature field; `now` is seconds, for `x=` and `t=`. Raises `BadSignature` with the result."""
+def parse(field: Field, number: int, *, now: int) -> Parsed:
+    """Read the `number`-th signature field of a message; `now` is seconds, for `x=`. Raises `BadSignature` with the result."""
     blank = Signature(domain=None, selector="", identity="", algorithm="", result="neutral")
     try:
         tags = parse_tags(field.value.decode("ascii"))
@@ -88,9 +84,10 @@ def parse(field: Field, *, now: int) -> Parsed:
     if tags["v"] != "1":
         raise BadSignature(replace(known, reason="v= is not 1"))
     try:
-        relaxed_header, relaxed_body = _canonicalization(tags.get("c", ""))
-        length = _number(tags, "l", _BODY_LENGTH)
-        body_hash, value = _base64(tags["bh"]), _base64(tags["b"])
+        _canonicalization(tags.get("c", ""))
+        _number(tags, "l", _BODY_LENGTH)
+        _base64(tags["bh"])
+        _base64(tags["b"])
         signed, expires = _number(tags, "t", _TIME), _number(tags, "x", _TIME)
     except ValueError as exc:
         raise BadSignature(replace(known, reason=str(exc))) from None
@@ -98,18 +95,7 @@ def parse(field: Field, *, now: int) -> Parsed:
     _refuse(known, domain, tags, names)
     if expires is not None and (expires + _CLOCK_SLACK < now or (signed is not None and expires < signed)):
         raise BadSignature(replace(known, result="permerror", reason="signature has expired"))
-    return Parsed(
-        known=known,
-        domain=domain,
-        field=field,
-        kind=_ALGORITHMS[known.algorithm],
-        names=names,
-        relaxed_header=relaxed_header,
-        relaxed_body=relaxed_body,
-        length=length,
-        body_hash=body_hash,
-        value=value,
-    )
+    return Parsed(number=number, known=known, domain=domain, kind=_ALGORITHMS[known.algorithm])
 
 
 def _identify(blank: Signature, tags: dict[str, str]) -> Signature:
@@ -129,12 +115,11 @@ def _identify(blank: Signature, tags: dict[str, str]) -> Signature:
     )
 
 
-def _canonicalization(value: str) -> tuple[bool, bool]:
+def _canonicalization(value: str) -> None:
     header, _, body = value.lower().partition("/")
     header, body = header or "simple", body or "simple"
     if {header, body} - {"simple", "relaxed"}:
         raise ValueError(f"unknown c={value[:30]}")
-    return header == "relaxed", body == "relaxed"
 
 
 def _number(tags: dict[str, str], tag: str, pattern: re.Pattern[str]) -> int | None:
@@ -145,9 +130,9 @@ def _number(tags: dict[str, str], tag: str, pattern: re.Pattern[str]) -> int | N
     return int(tags[tag])
 
 
-def _base64(value: str) -> bytes:
+def _base64(value: str) -> None:
     try:
-        return base64.b64decode(without_space(value), validate=True)
+        base64.b64decode(without_space(value), validate=True)
     except binascii.Error:
         raise ValueError("not base64") from None
 
@@ -170,33 +155,8 @@ def _refuse(known: Signature, domain: Domain, tags: dict[str, str], names: Seque
         raise BadSignature(replace(known, reason="i= is not below d="))
 
 
-class Hashes:
-    """The canonical bodies of one message, hashed once per way of hashing."""
-
-    def __init__(self, fields: Sequence[Field], body: bytes) -> None:
-        self._fields, self._body = fields, body
-        self._done: dict[tuple[bool, int | None], bytes | None] = {}
-
-    def body(self, parsed: Parsed) -> bytes | None:
-        """The body's hash; None when `l=` asks for more than there is."""
-        key = parsed.relaxed_body, parsed.length
-        if key not in self._done:
-            data = canonical.body(self._body, relaxed=parsed.relaxed_body)
-            short = parsed.length is not None and parsed.length > len(data)
-            self._done[key] = None if short else hashlib.sha256(data[: parsed.length]).digest()
-        return self._done[key]
-
-    def header(self, parsed: Parsed) -> bytes:
-        """The hash that is signed: the chosen fields, then the signature itself with an empty `b=`."""
-        digest = hashlib.sha256()
-        for field in canonical.choose(self._fields, parsed.names):
-            digest.update(canonical.header(field, relaxed=parsed.relaxed_header) + b"\r\n")
-        digest.update(canonical.header(canonical.unsigned(parsed.field), relaxed=parsed.relaxed_header))
-        return digest.digest()
-
-
-def judge(parsed: Parsed, key: KeyRecord, hashed: Hashes, *, service: str) -> Signature:
-    """Decide a signature under its key (RFC 6376 §6.1.2, §6.1.3; RFC 8301 §3)."""
+def judge(parsed: Parsed, key: KeyRecord, content: bytes, *, service: str) -> Signature:
+    """Decide a signature of a message under its key (RFC 6376 §6.1.2, §6.1.3; RFC 8301 §3)."""
     known = replace(parsed.known, service_types=key.service_types)
     if key.kind != parsed.kind:
         return replace(known, result="permerror", reason=f"key is {key.kind}, signature is {parsed.kind}")
@@ -208,10 +168,8 @@ def judge(parsed: Parsed, key: KeyRecord, hashed: Hashes, *, service: str) -> Si
         return replace(known, result="permerror", reason="key wants i= to be d= exactly")
     if key.kind == "rsa" and key.bits < MIN_RSA_BITS:
         return replace(known, result="policy", reason=f"key of {key.bits} bits is too short (RFC 8301)")
-    if hashed.body(parsed) != parsed.body_hash:
-        return _failed(known, key, "body was changed")
-    if not key.verify(parsed.value, hashed.header(parsed)):
-        return _failed(known, key, "signature does not match")
+    if reason := adapter.trouble(content, parsed.number, key):
+        return _failed(known, key, reason)
     return replace(known, result="pass", reason="testing" if key.testing else "")
 
 

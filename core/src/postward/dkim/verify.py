@@ -11,7 +11,7 @@ import trio
 
 from postward.dkim.canonical import Field, split_message
 from postward.dkim.key import BadKey, KeyRecord, parse_key
-from postward.dkim.signature import BadSignature, Hashes, Parsed, Signature, judge, parse
+from postward.dkim.signature import BadSignature, Parsed, Signature, judge, parse
 from postward.dns.answer import Status
 from postward.errors import InvalidName
 from postward.model import MICROSECONDS
@@ -35,22 +35,22 @@ async def verify(
     `x=` is measured by, now by default. `inline` keeps the work out of threads. Never raises for what the message says.
     """
     now = time.time_ns() // 1000 if at is None else at
-    fields, body = split_message(content)
+    fields, _ = split_message(content)
     found = [field for field in fields if field.name == b"dkim-signature"][:MAX_SIGNATURES]
-    todo = [_parse(field, now // MICROSECONDS) for field in found]
+    todo = [_parse(field, number, now // MICROSECONDS) for number, field in enumerate(found)]
     answers = await _fetch({_key_name(item) for item in todo if isinstance(item, Parsed)}, resolver)
 
     def decide() -> tuple[Signature, ...]:
-        return _decide(todo, answers, Hashes(fields, body), service)
+        return _decide(todo, answers, content, service)
 
     if inline or len(content) < _THREAD_FROM:
         return decide()
     return await trio.to_thread.run_sync(decide, abandon_on_cancel=True)
 
 
-def _parse(field: Field, now: int) -> Parsed | Signature:
+def _parse(field: Field, number: int, now: int) -> Parsed | Signature:
     try:
-        return parse(field, now=now)
+        return parse(field, number, now=now)
     except BadSignature as exc:
         return exc.signature
 
@@ -75,7 +75,7 @@ async def _fetch(names: set[str], resolver: Resolver) -> Mapping[str, Answer | N
 
 
 def _decide(
-    todo: Sequence[Parsed | Signature], answers: Mapping[str, Answer | None], hashed: Hashes, service: str
+    todo: Sequence[Parsed | Signature], answers: Mapping[str, Answer | None], content: bytes, service: str
 ) -> tuple[Signature, ...]:
     results: list[Signature] = []
     keys: dict[str, KeyRecord | Signature] = {}
@@ -90,7 +90,7 @@ def _decide(
         if isinstance(key, Signature):
             results.append(replace(item.known, result=key.result, reason=key.reason))
         else:
-            results.append(judge(item, key, hashed, service=service))
+            results.append(judge(item, key, content, service=service))
     return tuple(results)
 
 
