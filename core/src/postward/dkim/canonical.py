@@ -13,7 +13,6 @@ from typing import Final
 _LINE_END: Final = re.compile(rb"\r?\n")
 _FIELD: Final = re.compile(rb"([\x21-\x39\x3b-\x7e]+)[ \t]*:")
 _SPACES: Final = re.compile(rb"[ \t]+")
-_SIGNATURE_VALUE: Final = re.compile(rb"(^|;)([ \t\r\n]*b[ \t\r\n]*=)[^;]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +67,6 @@ def header(field: Field, *, relaxed: bool) -> bytes:
         return field.raw
     value = field.value.replace(b"\r\n", b"")
     return field.name + b":" + _SPACES.sub(b" ", value).strip(b" ")
-
-
-def unsigned(field: Field) -> Field:
-    """A DKIM-Signature field with an empty `b=` (RFC 6376 §3.7)."""
-    name, colon, value = field.raw.partition(b":")
-    return Field(field.name, name + colon + _SIGNATURE_VALUE.sub(rb"\1\2", value, count=1))
 
 
 def body(content: bytes, *, relaxed: bool) -> bytes:
