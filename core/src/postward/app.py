@@ -26,7 +26,8 @@ from postward.emission import Emitter
 from postward.errors import ConfigError, PluginError, PostwardError
 from postward.hooks import Hooks, Outcome
 from postward.http import H11Client
-from postward.model import ConnectionReport, Delivery, Endpoint, Message, ReportJob, Schema, TlsWish
+from postward.inbound import Judged, judge
+from postward.model import ConnectionReport, Delivery, Endpoint, InboundMessage, Message, ReportJob, Schema, TlsWish
 from postward.names import Domain
 from postward.net import Network, TcpNetwork
 from postward.plugins import Plugins
@@ -201,6 +202,10 @@ class App:
     async def probe(self, domain: Domain, *, wish: TlsWish = TlsWish.FOLLOW) -> Delivery:
         """Do all that a delivery does up to EHLO behind TLS; see `Pipeline.probe`."""
         return await self.pipeline.probe(domain, wish=wish)
+
+    async def judge(self, message: InboundMessage) -> Judged:
+        """Authenticate and judge a received message; see `postward.inbound.judge`."""
+        return await judge(message, self.hooks, self.store.journal)
 
     async def emitted(self, timeout: float | None = None) -> bool:
         """Wait until every plugin has taken the results that are journalled now; whether it did within `timeout` seconds."""
