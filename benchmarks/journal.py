@@ -14,6 +14,7 @@ On real files, with an fsync before `append` returns; counted by a plugin that k
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shutil
 import statistics
@@ -141,6 +142,8 @@ def total(connection: Connection) -> Any:
 async def main(count: int, runs: int) -> None:
     same, distinct = [result(0) for _ in range(count)], [result(number) for number in range(count)]
     few = [result(number % 20) for number in range(count)]
+    gc.collect()
+    gc.freeze()  # the collector must not walk through our input, which a program would not hold
     print(f"{count} results per burst, {runs} bursts")
     await measure("identical", in_calls, same, runs)
     await measure("20 destinations", in_calls, few, runs)

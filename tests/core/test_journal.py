@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -14,7 +16,7 @@ from sqlalchemy import Connection
 
 from postward.clock import SettableClock
 from postward.errors import StoreError
-from postward.model import MessageResult, ResultBatch, Window
+from postward.model import MessageResult, ResultBatch, TlsResult, Window
 from postward.names import Domain
 from postward.store import StaleBatch, Store, codec, open_store
 from postward.store.cursors import GRACE
@@ -63,14 +65,21 @@ async def test_results_come_back_as_they_were_in_order() -> None:
         assert (batch.node, batch.consumer) == ("mx1", "alpha")
 
 
-async def test_decoding_gives_equal_objects_of_the_same_types() -> None:
+def unpacked(*results: TlsResult | MessageResult) -> list[Any]:
+    kinds = {codec.encode(result)[0] for result in results}
+    payload = codec.pack((1, codec.encode(result)[1]) for result in results)
+    codec.memory.forget()
+    found = codec.unpack(kinds.pop(), payload)
+    assert isinstance(found, list)
+    return [result for _, result in found]
+
+
+def test_decoding_gives_equal_objects_of_the_same_types() -> None:
     for result in (tls_result(5), message_result(5)):
-        kind, payload = codec.encode(result)
-        codec._memory.forget()
-        decoded = codec.decode(kind, payload)
+        (decoded,) = unpacked(result)
         assert decoded == result
-        assert codec.encode(decoded) == (kind, payload)
-    decoded = codec.decode(*codec.encode(tls_result(5)))
+        assert codec.encode(decoded) == codec.encode(result)
+    (decoded,) = unpacked(tls_result(5))
     assert isinstance(decoded.policies[0].domain, Domain)
 
 
@@ -179,23 +188,61 @@ async def test_text_that_is_no_unicode_is_kept_as_far_as_possible() -> None:
 @given(st.text(max_size=50), st.text(max_size=50))
 def test_any_text_survives(kind: str, data: str) -> None:
     result = MessageResult(day=DAY, kind=kind, data=data)
-    stored = codec.encode(result)
-    codec._memory.forget()
-    assert codec.decode(*stored) == result
+    assert unpacked(result) == [result]
 
 
-async def test_damaged_entries_are_skipped_and_newer_ones_wait_for_a_newer_version() -> None:
+def damage(change: str) -> Callable[[Connection], None]:
+    return lambda connection: connection.exec_driver_sql(f"UPDATE node_journal SET {change}") and None
+
+
+async def test_damaged_entries_are_skipped_one_by_one() -> None:
     async with opened() as store:
-        await store.journal.append(tls_result(1), tls_result(2))
-        await store.node_db.write(
-            lambda c: c.exec_driver_sql("UPDATE node_journal SET payload = 'garbage' WHERE sequence = 1") and None
-        )
-        assert [entry.result for entry in (await read(store)).entries] == [tls_result(2)]
-        await store.node_db.write(
-            lambda c: c.exec_driver_sql("UPDATE node_journal SET kind = 'tls.9' WHERE sequence = 1") and None
-        )
+        await store.journal.append(tls_result(1), tls_result(2), tls_result(3))
+        await store.journal.append(tls_result(4))
+        bad = "payload = CAST(REPLACE(CAST(payload AS TEXT), 'd2.example.com', 'not..a..name') AS BLOB)"
+        await store.node_db.write(damage(bad))
+        assert [entry.result for entry in (await read(store)).entries] == [tls_result(n) for n in (1, 3, 4)]
+        page = await store.journal.page(0)
+        assert page is not None
+        assert [sequence for sequence, _ in page.unreadable] == [2]
+
+
+@pytest.mark.parametrize("bad", ["payload = 'garbage'", "payload = ''", "entries = 2", "payload = '[[1]]'", "payload = X'ff'"])
+async def test_a_damaged_row_is_skipped(bad: str) -> None:
+    async with opened() as store:
+        await store.journal.append(tls_result(1), tls_result(2), tls_result(3))
+        await store.journal.append(tls_result(4))
+        await store.node_db.write(damage(f"{bad} WHERE sequence = 3"))
+        assert [entry.result for entry in (await read(store)).entries] == [tls_result(4)]
+
+
+async def test_entries_of_a_newer_version_wait_for_a_newer_program() -> None:
+    async with opened() as store:
+        for number in range(3):
+            await store.journal.append(tls_result(number))
+        await store.node_db.write(damage("kind = 'tls.9' WHERE sequence = 2"))
+        first = await read(store)
+        assert [entry.sequence for entry in first.entries] == [1]
+        await store.consume(first, counting("alpha", first))
         with pytest.raises(StoreError, match="newer version"):
             await store.journal.read("alpha")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 500])
+async def test_pages_cover_every_entry_once_whatever_their_size(limit: int) -> None:
+    async with opened() as store:
+        number = 0
+        for size in (1, 5, 1, 1, 12, 3, 700):
+            await store.journal.append(*(tls_result(n) for n in range(number, number + size)))
+            number += size
+        position, found = 0, []
+        while (page := await store.journal.page(position, limit)) is not None:
+            assert 1 <= len(page.entries) <= limit
+            assert page.last == page.entries[-1].sequence
+            position = page.last
+            found += page.entries
+        assert [entry.sequence for entry in found] == list(range(1, number + 1))
+        assert [entry.result for entry in found] == [tls_result(n) for n in range(number)]
 
 
 # --- cursors ---
@@ -357,11 +404,11 @@ async def test_a_day_waits_for_every_live_node_and_for_a_dead_one_six_hours(tmp_
 async def test_the_journal_is_bounded_by_age() -> None:
     """Row by row: an old day from a foreign source takes nothing else with it."""
     async with opened() as store:
-        await store.journal.append(tls_result(1), tls_result(1), tls_result(2, "2026-02-01"), tls_result(3))
+        await store.journal.append(tls_result(1), tls_result(2, "2026-02-01"), tls_result(2, "2026-02-01"), tls_result(3))
         assert await store.journal.bound("2026-02-15", max_days=14) is None
         dropped = await store.journal.bound("2026-02-16", max_days=14)
         assert dropped is not None
-        assert (dropped.rows, dropped.results, dropped.first_day) == (1, 1, "2026-02-01")
+        assert (dropped.entries, dropped.results, dropped.first_day) == (1, 2, "2026-02-01")
         assert [entry.result for entry in (await read(store)).entries] == [tls_result(1), tls_result(3)]
 
 
@@ -369,10 +416,10 @@ async def test_the_journal_is_bounded_by_size() -> None:
     async with opened() as store:
         for number in range(10):
             await store.journal.append(tls_result(number))
-        size = len(codec.encode(tls_result(1))[1])
+        size = len(codec.encode(tls_result(1))[1]) + 6
         dropped = await store.journal.bound(DAY, max_bytes=4 * size + 10)
         assert dropped is not None
-        assert dropped.rows == 6
+        assert dropped.entries == 6
         assert [entry.result for entry in (await read(store)).entries] == [tls_result(n) for n in range(6, 10)]
 
 

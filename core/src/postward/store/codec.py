@@ -1,103 +1,158 @@
 """Results as bytes, for the journal: JSON under a kind that carries its version, so that old journals stay readable.
 
-A new shape gets a new kind (`tls.2`) and keeps its decoder for the old one. What was encoded lately is remembered: a result
-that is read back soon, by several consumers, costs no parsing.
+A pack is a list of `[count, result]`. A new shape gets a new kind (`tls.2`) and keeps the decoder of the old one. What was
+packed or read lately is remembered: a result that is read soon, by several consumers, costs no parsing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from postward.errors import StoreError
 from postward.model import MessageResult, TlsResult
+from postward.names import Domain
 
 Result: TypeAlias = TlsResult | MessageResult
+Counted: TypeAlias = tuple[int, Result]
+"""How often a result happened, and the result."""
 
-MAX_PAYLOAD: Final = 1 << 20
-_REMEMBERED: Final = 4096  # results; twice this stays in memory, at about 2 KiB each
-_REMEMBERED_SIZE: Final = 4096
+MAX_RESULT: Final = 1 << 20
+_NAMES: Final = 20_000
+_REMEMBERED: Final = 1024  # results; twice this stays in memory, at about 2 KiB each
 
 TLS: Final = "tls.1"
 MESSAGE: Final = "message.1"
 
 
-class UnreadableResult(Exception):
-    """Bytes in the journal that are no result."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An entry that is no result, and why."""
+
+    reason: str
+
+
+_names: dict[str, Domain] = {}
 
 
 def _from_text(kind: type[Any], value: Any) -> Any:
-    return kind(value)
+    if kind is not Domain:
+        raise TypeError(f"a result cannot hold a {kind.__name__}")
+    known = _names.get(value)
+    if known is None:
+        if len(_names) >= _NAMES:
+            _names.clear()
+        known = _names[value] = Domain(value)
+    return known
 
 
-# Domain is a str of its own class, which msgspec leaves to these hooks.
-_ENCODER: Final = msgspec.json.Encoder(enc_hook=str)
-_DECODERS: Final[dict[str, Callable[[bytes], Result]]] = {
-    TLS: msgspec.json.Decoder(TlsResult, dec_hook=_from_text).decode,
-    MESSAGE: msgspec.json.Decoder(MessageResult, dec_hook=_from_text).decode,
+def _to_text(value: object) -> str:
+    # Domain is a str of its own class, which msgspec leaves to this hook.
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(f"a result cannot hold a {type(value).__name__}")
+
+
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=_to_text)
+_TYPES: Final[dict[str, type[Result]]] = {TLS: TlsResult, MESSAGE: MessageResult}
+_PACKS: Final[dict[str, Callable[[bytes], list[Counted]]]] = {
+    kind: msgspec.json.Decoder(list[tuple[int, shape]], dec_hook=_from_text).decode  # type: ignore[valid-type]
+    for kind, shape in _TYPES.items()
 }
+_LOOSE: Final = msgspec.json.Decoder(list[tuple[int, msgspec.Raw]])
 
 
 class _Memory:
-    """The results of the last payloads, in two generations: the older one goes when the younger one is full."""
+    """The last packs by their payload, in two generations: the older one goes when the younger one is full."""
 
     def __init__(self) -> None:
-        self._young: dict[bytes, Result] = {}
-        self._old: dict[bytes, Result] = {}
+        self._size = 0
+        self._young: dict[bytes, list[Counted]] = {}
+        self._old: dict[bytes, list[Counted]] = {}
 
-    def put(self, payload: bytes, result: Result) -> None:
-        if len(payload) <= _REMEMBERED_SIZE:
-            if len(self._young) >= _REMEMBERED:
-                self._old, self._young = self._young, {}
-            self._young[payload] = result
+    def put(self, payload: bytes, entries: list[Counted]) -> None:
+        if self._size >= _REMEMBERED:
+            self._old, self._young, self._size = self._young, {}, 0
+        self._young[payload] = entries
+        self._size += len(entries)
 
-    def get(self, payload: bytes) -> Result | None:
+    def get(self, payload: bytes) -> list[Counted] | None:
         return self._young.get(payload) or self._old.get(payload)
 
     def forget(self) -> None:
-        self._young, self._old = {}, {}
+        self._young, self._old, self._size = {}, {}, 0
 
 
 # By payload alone: the kinds have no field names in common that would let one be read as the other.
-_memory: Final = _Memory()
+memory: Final = _Memory()
 
 
-def encode(result: Result) -> tuple[str, bytes]:
-    """A result as kind and payload. Text that is no Unicode (from a peer) is replaced, never refused.
+def encode(result: Result) -> tuple[str, bytes, Result]:
+    """A result as kind and bytes, and as it will be read. Text that is no Unicode (from a peer) is replaced, never refused.
 
     Raises `ValueError` for more than 1 MiB, `TypeError` for anything that is no result.
     """
-    if not isinstance(result, TlsResult | MessageResult):
+    if isinstance(result, TlsResult):
+        kind = TLS
+    elif isinstance(result, MessageResult):
+        kind = MESSAGE
+    else:
         raise TypeError(f"not a result: {type(result).__name__}")
-    kind = TLS if isinstance(result, TlsResult) else MESSAGE
     try:
-        payload = _ENCODER.encode(result)
+        encoded = _ENCODER.encode(result)
     except UnicodeEncodeError:
         result = _printable(result)
-        payload = _ENCODER.encode(result)
-    if len(payload) > MAX_PAYLOAD:
-        raise ValueError(f"a result of {len(payload)} bytes is too large for the journal: {MAX_PAYLOAD} are possible")
-    _memory.put(payload, result)
-    return kind, payload
+        encoded = _ENCODER.encode(result)
+    if len(encoded) > MAX_RESULT:
+        raise ValueError(f"a result of {len(encoded)} bytes is too large for the journal: {MAX_RESULT} are possible")
+    return kind, encoded, result
 
 
-def decode(kind: str, payload: bytes) -> Result:
-    """The result of a kind and payload.
+def pack(entries: Iterable[tuple[int, bytes]]) -> bytes:
+    """Encoded results of one kind, with their counts, as one payload."""
+    pieces = []
+    for count, encoded in entries:
+        pieces.append(b"],[1," if count == 1 else b"],[%d," % count)
+        pieces.append(encoded)
+    pieces[0] = b"[" + pieces[0].removeprefix(b"],")
+    pieces.append(b"]]")
+    return b"".join(pieces)
 
-    Raises `UnreadableResult` for a damaged payload, `StoreError` for a kind that only a newer program knows.
+
+def unpack(kind: str, payload: bytes) -> list[tuple[int, Result | Unreadable]] | list[Counted] | Unreadable:
+    """The entries of a payload; those that are damaged, or all of it, as `Unreadable`.
+
+    Raises `StoreError` for a kind that only a newer program knows.
     """
-    decoder = _DECODERS.get(kind)
-    if decoder is None:
+    decode = _PACKS.get(kind)
+    if decode is None:
         raise StoreError(f"the journal holds results of kind {kind!r}, which only a newer version can read")
-    if (known := _memory.get(payload)) is not None:
+    if (known := memory.get(payload)) is not None:
         return known
     try:
-        return decoder(payload)
+        entries = decode(payload)
+    except (msgspec.MsgspecError, ValueError):
+        return _unpack_one_by_one(kind, payload)
+    memory.put(payload, entries)
+    return entries
+
+
+def _unpack_one_by_one(kind: str, payload: bytes) -> list[tuple[int, Result | Unreadable]] | Unreadable:
+    try:
+        loose = _LOOSE.decode(payload)
     except (msgspec.MsgspecError, ValueError) as exc:
-        raise UnreadableResult(str(exc)) from exc
+        return Unreadable(str(exc))
+    return [(count, _read_one(kind, raw)) for count, raw in loose]
+
+
+def _read_one(kind: str, raw: msgspec.Raw) -> Result | Unreadable:
+    try:
+        return msgspec.json.decode(raw, type=_TYPES[kind], dec_hook=_from_text)
+    except (msgspec.MsgspecError, ValueError) as exc:
+        return Unreadable(str(exc))
 
 
 def _printable(value: Any) -> Any:

@@ -144,6 +144,8 @@ def _set_up_sqlite(engine: Engine, *, begin: str, foreign_keys: bool = True, que
         f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}",
         "PRAGMA journal_mode=WAL",
         "PRAGMA synchronous=FULL",
+        # Debian's SQLite overwrites every page it frees, which costs the journal as much as writing it.
+        "PRAGMA secure_delete=FAST",
         f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}",
         *(["PRAGMA query_only=ON"] if query_only else []),
     ]

@@ -1,14 +1,14 @@
 """The journal: what happened on this node, in order, until every consumer has taken it.
 
 It lives in the node's own database, so a result is written in the same transaction as the outcome it belongs to. Identical
-results within one commit are one row with a count. Consumers read it by sequence; where each stands is kept next to what
-it counts (`store`), not here.
+results within one commit are one entry with a count, and the entries of one commit are one row. Consumers read it by
+sequence; where each stands is kept next to what it counts (`store`), not here.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
@@ -18,23 +18,25 @@ from sqlalchemy import Connection
 
 from postward.errors import StoreError
 from postward.model import JournalEntry, ResultBatch
-from postward.store.codec import Result, UnreadableResult, decode, encode
+from postward.store.codec import Counted, Result, Unreadable, encode, memory, pack, unpack
 from postward.store.database import Database
 
 BATCH_ROWS: Final = 500
 BATCH_BYTES: Final = 8 << 20
+PACK_BYTES: Final = 1 << 20
 MAX_BYTES: Final = 1 << 30
 MAX_DAYS: Final = 14
 POLL_SECONDS: Final = 5.0
 
-Row: TypeAlias = tuple[str, str, bytes]
+# By day, kind and encoding: how often, and the result itself.
+Rows: TypeAlias = dict[tuple[str, str, bytes], Counted]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What was read of the journal: readable `entries`, and how far this goes, unreadable rows included.
+    """What was read of the journal: readable `entries`, and how far this goes, unreadable ones included.
 
-    `unreadable` holds the sequences of damaged rows, with the reason.
+    `unreadable` holds the sequences of damaged entries, with the reason.
     """
 
     entries: tuple[JournalEntry, ...]
@@ -44,9 +46,9 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
-    """What was thrown away because the journal had grown too old or too large."""
+    """What was thrown away because the journal had grown too old or too large: `results` counts sessions and messages."""
 
-    rows: int
+    entries: int
     results: int
     first_day: str
     last_day: str
@@ -59,7 +61,7 @@ class Journal:
         self.end = 0
         self._node, self._positions = node, positions
         self._database = database
-        self._held: dict[Row, int] = {}
+        self._held: Rows = {}
         self._inserted = self._written = 0
         self._growth = trio.Event()
         database.companion = self
@@ -78,22 +80,22 @@ class Journal:
             raise ValueError("the journal can only be written in a transaction of the node's own database")
         self._hold(_rows(results), connection)
 
-    def _hold(self, rows: dict[Row, int], _connection: Connection) -> None:
-        held = self._held
-        for row, count in rows.items():
-            held[row] = held.get(row, 0) + count
+    def _hold(self, rows: Rows, _connection: Connection) -> None:
+        if self._held:
+            _add(self._held, rows)
+        else:
+            # A copy: this function may run again, and then what others added would be in it.
+            self._held = rows.copy()
 
     def begun(self) -> None:
         """A transaction begins (`Companion`)."""
-        self._held.clear()
+        self._held = {}
         self._inserted = 0
 
     def before_commit(self, connection: Connection) -> None:
         """Write what the transaction has brought together (`Companion`)."""
         if self._held:
-            rows = [(day, count, kind, payload) for (day, kind, payload), count in self._held.items()]
-            connection.exec_driver_sql("INSERT INTO node_journal (day, count, kind, payload) VALUES (?, ?, ?, ?)", rows)
-            self._inserted = int(connection.exec_driver_sql("SELECT last_insert_rowid()").scalar_one())
+            self._inserted = _insert(connection, self._held)
 
     def after_commit(self) -> None:
         """It is on disk (`Companion`)."""
@@ -139,7 +141,7 @@ class Journal:
         return None if page is None else ResultBatch(node=self._node, consumer=consumer, entries=page.entries)
 
     async def page(self, after: int, limit: int = BATCH_ROWS) -> Page | None:
-        """Entries after a sequence, at most `limit` rows and 8 MiB; None when there are none. Raises `StoreError`."""
+        """Entries after a sequence, at most `limit` and about 8 MiB; None when there are none. Raises `StoreError`."""
         return await self._database.read(partial(_page, after, limit))
 
     async def first_day(self, after: int) -> str | None:
@@ -166,29 +168,70 @@ class Journal:
         await self._database.write(raise_sequence)
         await self.refresh()
 
-    async def trim(self, passed: int) -> int:
-        """Remove entries up to `passed`, which every consumer has taken. Returns how many rows went."""
+    async def trim(self, passed: int) -> None:
+        """Remove entries up to `passed`, which every consumer has taken."""
 
-        def remove(connection: Connection) -> int:
-            return connection.exec_driver_sql("DELETE FROM node_journal WHERE sequence <= ?", (passed,)).rowcount
+        def remove(connection: Connection) -> None:
+            connection.exec_driver_sql("DELETE FROM node_journal WHERE sequence <= ?", (passed,))
 
-        return await self._database.write(remove)
+        await self._database.write(remove)
 
     async def bound(self, today: str, *, max_bytes: int = MAX_BYTES, max_days: int = MAX_DAYS) -> Dropped | None:
         """Drop entries of days over `max_days` ago, and the oldest beyond `max_bytes` of payload; None if none had to go."""
         oldest = (datetime.date.fromisoformat(today) - datetime.timedelta(days=max_days)).isoformat()
-        if not (await self._database.read(partial(_surplus, oldest, max_bytes))).rows:
+        if not (await self._database.read(partial(_surplus, oldest, max_bytes))).entries:
             return None
         dropped = await self._database.write(partial(_drop, oldest, max_bytes))
-        return dropped if dropped.rows else None
+        return dropped if dropped.entries else None
 
 
-def _rows(results: Iterable[Result]) -> dict[Row, int]:
-    rows: dict[Row, int] = {}
+def _rows(results: Iterable[Result]) -> Rows:
+    rows: Rows = {}
     for result in results:
-        row = (result.day, *encode(result))
-        rows[row] = rows.get(row, 0) + 1
+        kind, encoded, readable = encode(result)
+        key = (result.day, kind, encoded)
+        before = rows.get(key)
+        rows[key] = (1, readable) if before is None else (before[0] + 1, readable)
     return rows
+
+
+def _add(rows: Rows, more: Rows) -> None:
+    for key, (count, result) in more.items():
+        before = rows.get(key)
+        rows[key] = (count, result) if before is None else (before[0] + count, before[1])
+
+
+def _insert(connection: Connection, rows: Rows) -> int:
+    """Write entries as few packs; returns the last sequence."""
+    packs: dict[tuple[str, str], list[tuple[int, bytes, Result]]] = {}
+    for (day, kind, encoded), (count, result) in rows.items():
+        packs.setdefault((day, kind), []).append((count, encoded, result))
+    # The transaction has begun IMMEDIATE, so no other process gives the same sequences.
+    last = _last_sequence(connection)
+    values = []
+    for (day, kind), entries in packs.items():
+        for part in _parts(entries):
+            last += len(part)
+            payload = pack((count, encoded) for count, encoded, _ in part)
+            memory.put(payload, [(count, result) for count, _, result in part])
+            values.append((last, len(part), sum(count for count, _, _ in part), day, kind, payload))
+    query = "INSERT INTO node_journal (sequence, entries, results, day, kind, payload) VALUES (?, ?, ?, ?, ?, ?)"
+    connection.exec_driver_sql(query, values)
+    return last
+
+
+def _parts(entries: list[tuple[int, bytes, Result]]) -> Iterator[list[tuple[int, bytes, Result]]]:
+    """Pieces that are no larger than a batch."""
+    part: list[tuple[int, bytes, Result]] = []
+    size = 0
+    for entry in entries:
+        part.append(entry)
+        size += len(entry[1])
+        if len(part) >= BATCH_ROWS or size >= PACK_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def _last_sequence(connection: Connection) -> int:
@@ -197,27 +240,36 @@ def _last_sequence(connection: Connection) -> int:
 
 
 def _page(after: int, limit: int, connection: Connection) -> Page | None:
-    query = "SELECT sequence, count, kind, payload FROM node_journal WHERE sequence > ? ORDER BY sequence LIMIT ?"
+    query = "SELECT sequence, entries, kind, payload FROM node_journal WHERE sequence > ? ORDER BY sequence LIMIT ?"
     entries: list[JournalEntry] = []
     unreadable: list[tuple[int, str]] = []
-    last = size = 0
-    # The driver's own cursor: this is read for every result, and SQLAlchemy's rows cost as much as the decoding.
-    for sequence, count, kind, payload in connection.connection.cursor().execute(query, (after, limit)):
+    position = after
+    size = 0
+    for last, number, kind, payload in connection.exec_driver_sql(query, (after, limit)):
+        first = max(position, last - number) + 1
+        if len(entries) + last + 1 - first > limit and position > after:
+            break  # whole packs, where possible, so that none is read twice
         try:
-            result = decode(kind, payload)
-        except UnreadableResult as exc:
-            unreadable.append((sequence, str(exc)))
+            found = unpack(kind, payload)
         except StoreError:
-            if last:
+            if position > after:
                 break  # hand over what stands before it
             raise
+        if isinstance(found, Unreadable) or len(found) != number:
+            reason = found.reason if isinstance(found, Unreadable) else "it does not hold as many entries as it should"
+            unreadable += [(sequence, reason) for sequence in range(first, last + 1)]
+            position = last
         else:
-            entries.append(JournalEntry(sequence=sequence, count=count, result=result))
-        last = sequence
+            for sequence, (count, result) in enumerate(found[number - (last + 1 - first) :][:limit], first):
+                if isinstance(result, Unreadable):
+                    unreadable.append((sequence, result.reason))
+                else:
+                    entries.append(JournalEntry(sequence=sequence, count=count, result=result))
+                position = sequence
         size += len(payload)
-        if size >= BATCH_BYTES:
+        if len(entries) >= limit or size >= BATCH_BYTES:
             break
-    return Page(entries=tuple(entries), last=last, unreadable=tuple(unreadable)) if last else None
+    return Page(entries=tuple(entries), last=position, unreadable=tuple(unreadable)) if position > after else None
 
 
 _SURPLUS: Final = (
@@ -229,9 +281,9 @@ _SURPLUS: Final = (
 
 def _surplus(oldest: str, max_bytes: int, connection: Connection) -> Dropped:
     # By day and not by sequence: one old day among new ones, as a foreign source may bring, must take nothing with it.
-    query = f"SELECT COUNT(*), COALESCE(SUM(count), 0), COALESCE(MIN(day), ''), COALESCE(MAX(day), '') {_SURPLUS}"
-    rows, results, first, last = connection.exec_driver_sql(query, (oldest, max_bytes)).one()
-    return Dropped(rows=rows, results=results, first_day=first, last_day=last)
+    columns = "COALESCE(SUM(entries), 0), COALESCE(SUM(results), 0), COALESCE(MIN(day), ''), COALESCE(MAX(day), '')"
+    entries, results, first, last = connection.exec_driver_sql(f"SELECT {columns} {_SURPLUS}", (oldest, max_bytes)).one()
+    return Dropped(entries=entries, results=results, first_day=first, last_day=last)
 
 
 def _drop(oldest: str, max_bytes: int, connection: Connection) -> Dropped:

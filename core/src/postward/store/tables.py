@@ -27,12 +27,15 @@ def _nodes(op: Operations) -> None:
 
 
 def _journal(op: Operations) -> None:
+    # One row holds the entries of one commit and day, so a burst is cheap to write and to read: `sequence` is that of
+    # its last entry, `entries` how many there are, `results` what their counts add up to.
     # AUTOINCREMENT: a sequence must never be given twice, also when the journal has been emptied in between.
     op.create_table(
         "node_journal",
         sa.Column("sequence", sa.Integer, primary_key=True),
+        sa.Column("entries", sa.Integer, nullable=False),
+        sa.Column("results", sa.BigInteger, nullable=False),
         sa.Column("day", sa.Text, nullable=False),
-        sa.Column("count", sa.BigInteger, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("payload", sa.LargeBinary, nullable=False),
         sqlite_autoincrement=True,
