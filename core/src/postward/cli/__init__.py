@@ -31,7 +31,8 @@ COMMANDS: Final = {
     "deliver": Command("deliver", "Deliver one message to the MX hosts of its recipients, now."),
     "probe": Command("deliver", "Look at a domain as a delivery would, and send no mail."),
     "run": Command("run", "Run: plugins, their background tasks, results and reports.", "info"),
-    "lab": Command("lab", "An internet on loopback, to see all of it work."),
+    # Its hosts are broken on purpose: warnings about them are what it is for, and the table shows them.
+    "lab": Command("lab", "An internet on loopback, to see all of it work.", "error"),
     "plugins": Command("plugins", "List, enable and disable plugins."),
     "db": Command("db", "Look at the databases and bring them up to date."),
 }
