@@ -40,8 +40,16 @@ def once(*arguments: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any], in
 
 
 def essence(line: dict[str, Any]) -> Any:
-    """What must not change from run to run: everything but addresses and the wording of errors."""
-    attempts = [(attempt["host"], attempt["tls"], attempt["policies"], attempt["delivered"]) for attempt in line["attempts"]]
+    """What must not change from run to run: everything but addresses, and words for people, which hold port numbers."""
+    attempts = [
+        (
+            attempt["host"],
+            attempt["tls"],
+            [{**policy, "detail": ""} for policy in attempt["policies"]],
+            attempt["delivered"],
+        )
+        for attempt in line["attempts"]
+    ]
     return line["case"], line["expected"], line["outcome"], line["ok"], attempts
 
 
@@ -55,8 +63,7 @@ def test_every_case_comes_out_as_it_must(name: str) -> None:
         assert attempt.keys() >= {"domain", "host", "address", "tls", "policies", "delivered", "error"}
         for policy in attempt["policies"]:
             assert policy.keys() >= {"kind", "mode", "domain", "passed", "result_type", "reason"}
-        if not attempt["delivered"] and "no policy" not in BY_NAME[name].why:
-            assert attempt["error"]
+        assert attempt["delivered"] != bool(attempt["error"])
 
 
 def test_the_reports_come_back_true() -> None:
