@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,7 +64,8 @@ def totals(document: Any) -> dict[str, tuple[int, int]]:
 
 
 async def test_a_day_becomes_one_report(rpt: Any) -> None:
-    await rpt.count(*[result(STS, TLSA)] * 3, result(STS))
+    await rpt.count(*[result(STS, TLSA)] * 2, result(STS))
+    await rpt.count(result(STS, TLSA))
     await rpt.count(result(NONE), result(NONE, domain="c.example"), result(STS, day=TODAY))
     assert await rpt.job.windows() == [WINDOW]
     assert await rpt.job.subjects(WINDOW) == ["b.example", "c.example"]
@@ -118,8 +120,10 @@ async def test_building_removes_the_counters_and_only_those(rpt: Any) -> None:
     assert await rpt.job.subjects(WINDOW) == ["c.example"]
     (report,) = await rpt.build(WINDOW, "c.example", MAIL)
     assert totals(read(report)) == {"sts": (1, 0), "tlsa": (0, 1)}
+    assert sum(len(entry["failure-details"]) for entry in read(report)["policies"]) == 1
     (report,) = await rpt.build(Window.of_day(TODAY), "b.example", MAIL)
-    assert len(read(report)["policies"]) == 2
+    assert totals(read(report)) == {"sts": (1, 0), "tlsa": (0, 1)}
+    assert sum(len(entry["failure-details"]) for entry in read(report)["policies"]) == 1
 
 
 async def test_a_transaction_that_fails_keeps_the_counters(rpt: Any) -> None:
@@ -192,6 +196,9 @@ async def test_successes_alone_are_reported_unless_told_otherwise(rpt: Any) -> N
     await rpt.count(result(STS))
     assert await rpt.build(WINDOW, "b.example", MAIL) == ()
     await rpt.count(result(STS), result(TLSA))
+    assert len(await rpt.build(WINDOW, "b.example", MAIL)) == 1
+    note = Failure(result_type=ResultType.STS_POLICY_FETCH_ERROR, reason="timeout+fallback-to-cached-policy")
+    await rpt.count(result(replace(STS, notes=(note,))))
     assert len(await rpt.build(WINDOW, "b.example", MAIL)) == 1
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -28,8 +28,7 @@ _MAX_HELO: Final = 255
 _MAX_REASON: Final = 200
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class SessionKey:
+class SessionKey(NamedTuple):
     """One row of counters: a policy, by the identity of all that a report says of it, for a recipient domain and UTC day."""
 
     recipient_domain: str
@@ -37,8 +36,7 @@ class SessionKey:
     policy_id: str
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class DetailKey:
+class DetailKey(NamedTuple):
     """One kind of failure under a policy; `detail` is the canonical JSON of `FailureDetail` with count 0."""
 
     session: SessionKey
@@ -83,23 +81,27 @@ def count(entries: Iterable[JournalEntry], *, pkix_details: bool = False) -> Cou
 
 def identity(policy: PolicyResult) -> PolicyIdentity:
     """The identity of a policy: type, policy-string, domain and hosts. Policies that change during a day are several."""
-    return _identity(policy.kind, policy.evidence, str(policy.domain), policy.mx_patterns if policy.kind == "sts" else ())
+    return _identity(policy.kind, policy.evidence, policy.domain, policy.mx_patterns if policy.kind == "sts" else ())
 
 
 @lru_cache(maxsize=4096)
 def _identity(kind: str, evidence: tuple[str, ...], domain: str, mx_host: tuple[str, ...]) -> PolicyIdentity:
-    policy = Policy(policy_type=kind, policy_string=evidence, policy_domain=domain, mx_host=mx_host)
+    # `Domain` is a string to Python and not to msgspec.
+    strings, hosts = tuple(map(str, evidence)), tuple(map(str, mx_host))
+    policy = Policy(policy_type=kind, policy_string=strings, policy_domain=str(domain), mx_host=hosts)
     text = msgspec.json.encode(policy)
-    return PolicyIdentity(hashlib.sha256(text).hexdigest(), text.decode(), domain)
+    return PolicyIdentity(hashlib.sha256(text).hexdigest(), text.decode(), policy.policy_domain)
 
 
 def _count_policy(counts: Counts, result: TlsResult, policy: PolicyResult, number: int, pkix_details: bool) -> None:
     known = identity(policy)
-    key = SessionKey(str(result.domain), result.day, known.digest)
+    key = SessionKey(result.domain, result.day, known.digest)
     counts.policies[known.digest] = known
     unbound = policy.kind == NO_POLICY
     passed = policy.passed or (unbound and bool(result.protocol))
     (counts.successes if passed else counts.failures)[key] += number
+    if passed and not policy.notes and not (unbound and pkix_details):
+        return
     failures = list(policy.notes)
     if not passed:
         failures.insert(0, policy.failure or Failure(result_type=ResultType.VALIDATION_FAILURE))

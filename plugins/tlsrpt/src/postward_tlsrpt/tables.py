@@ -112,12 +112,12 @@ def add(connection: Connection, counts: Counts) -> None:
     for key in sorted(counts.successes.keys() | counts.failures.keys()):
         policy = counts.policies[key.policy_id]
         numbers = counts.successes[key], counts.failures[key]
-        sessions.append((key.recipient_domain, key.day, key.policy_id, policy.domain, policy.text, *numbers))
+        sessions.append((str(key.recipient_domain), key.day, key.policy_id, policy.domain, policy.text, *numbers))
     details = []
     for detail_key in sorted(counts.details):
         key, text = detail_key.session, detail_key.detail
         digest = hashlib.sha256(text.encode()).hexdigest()
-        details.append((key.recipient_domain, key.day, key.policy_id, digest, text, counts.details[detail_key]))
+        details.append((str(key.recipient_domain), key.day, key.policy_id, digest, text, counts.details[detail_key]))
     _upsert(connection, _ADD_SESSIONS, sessions)
     _upsert(connection, _ADD_DETAILS, details)
 
