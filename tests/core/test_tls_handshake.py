@@ -282,6 +282,27 @@ async def test_looking_for_an_alert_ends(autojump_clock: trio.testing.MockClock)
         nursery.cancel_scope.cancel()
 
 
+async def test_looking_for_an_alert_has_a_bound_in_bytes() -> None:
+    """A server that talks and talks does not hold us either."""
+    sent = 0
+
+    async def flood(stream: trio.abc.Stream) -> None:
+        nonlocal sent
+        secured = await server_handshake(stream, ISSUED.server_context())
+        while True:
+            await secured.send_all(b"x" * 10_000)
+            sent += 10_000
+
+    # Without a buffer the server cannot run ahead of what is read.
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flood, theirs)
+        stream, _ = await client_handshake(ours, ENDPOINT, HOST)
+        assert await late_alert(stream, ConnectionResetError()) is None
+        nursery.cancel_scope.cancel()
+    assert 0 < sent < 200_000
+
+
 async def _shake_and_leave(stream: trio.abc.Stream) -> None:
     await server_handshake(stream, ISSUED.server_context())
     await stream.aclose()

@@ -63,6 +63,7 @@ def test_common_name_counts_only_when_asked_for_and_without_dns_ids() -> None:
     only_cn = certificate(cn="mx.example.org")
     assert not names_match(only_cn, host)
     assert names_match(only_cn, host, common_name=True)
+    assert names_match(certificate(cn="MX.Example.ORG"), host, common_name=True)
     assert not names_match(certificate("other.example.org", cn="mx.example.org"), host, common_name=True)
 
 

@@ -135,6 +135,25 @@ def test_the_instant_decides_and_not_the_first_one_asked_about() -> None:
     assert said(store.verify(issued.chain, HOST, at=NOW + 2 * DAY)) == ("certificate-expired", "")
     assert said(store.verify(issued.chain, HOST, at=NOW - 2 * DAY))[1] == "certificate-not-yet-valid"
     assert store.verify(issued.chain, HOST) == PASSED
+    expired = ROOT.issue([HOST], not_before=NOW - 9 * DAY, not_after=NOW - DAY)
+    assert store.verify(expired.chain, HOST, at=NOW - 2 * DAY) == PASSED
+
+
+def test_a_key_that_must_not_be_used_for_tls() -> None:
+    """RFC 5280 §4.2.1.3: key usage without anything that TLS does."""
+    own = x509.load_der_x509_certificate(ROOT.issue([HOST]).certificate)
+    usage = x509.KeyUsage(False, True, False, False, False, False, False, False, False)
+    builder = x509.CertificateBuilder(
+        None, own.subject, OTHER_KEY.public_key(), 8, own.not_valid_before_utc, own.not_valid_after_utc
+    ).add_extension(usage, critical=True)
+    failure = check_path([ROOT._sign(builder)], [ROOT.root])
+    assert failure is not None
+    assert failure.reason == "unsuitable-certificate-purpose"
+
+
+def test_a_small_curve_is_too_weak() -> None:
+    small = ROOT.issue([HOST], key=ec.generate_private_key(ec.SECP192R1()))
+    assert said(judge(small)) == ("certificate-not-trusted", "weak-key")
 
 
 def test_a_renewed_issuer_counts_beside_its_expired_self() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 
@@ -9,9 +10,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from postward.lab.ca import CLIENT_AUTH, DAY, Authority, self_signed, spki, tlsa
-from postward.model import PASSED, Verdict
+from postward.model import PASSED, Failure, ResultType, Verdict
 from postward.names import Domain
-from postward_dane.match import judge
+from postward_dane import match
+from postward_dane.match import MAX_ANCHORS, judge
 from postward_dane.tlsa import parse
 
 NOW = time.time_ns() // 1000
@@ -198,8 +200,45 @@ def test_hostile_chains_are_a_verdict(chain: Sequence[bytes]) -> None:
 
 
 def test_a_chain_without_end_is_too_long_for_dane_ta() -> None:
-    record = tlsa(LOWER.certificate, 2, 0, 1)
-    assert said(verdict((LEAF.certificate, *[LOWER.certificate] * 60), record))[1] == "certificate-chain-too-long"
+    chain = (LEAF.certificate, *[LOWER.certificate] * 60)
+    for record in (tlsa(LOWER.certificate, 2, 0, 1), tlsa(STRANGER.root, 2, 1, 0)):
+        assert said(verdict(chain, record))[1] == "certificate-chain-too-long"
+
+
+@pytest.mark.parametrize("selector", [0, 1])
+def test_records_without_end_cost_bounded_work(selector: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever publishes a hundred authorities does not make us try a hundred paths, or a hundred keys on every certificate."""
+    work = []
+
+    def count(*arguments: object, **_: object) -> Failure:
+        work.append(arguments)
+        return Failure(result_type=ResultType.CERTIFICATE_NOT_TRUSTED, reason="unknown-issuer")
+
+    monkeypatch.setattr(match, "check_path", count)
+    monkeypatch.setattr(match, "_signed_by", lambda *arguments: work.append(arguments))
+    records = [tlsa(Authority(f"Number {number}").root, 2, selector, 0) for number in range(30)]
+    assert said(verdict(LEAF.chain, *records)) == NO_MATCH
+    assert len(work) == MAX_ANCHORS * (1 if selector == 0 else len(LEAF.chain))
+
+
+def test_at_most_so_many_paths_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Authorities from the chain and from DNS together."""
+    tried = []
+
+    def count(*arguments: object, **_: object) -> Failure:
+        tried.append(arguments)
+        return Failure(result_type=ResultType.CERTIFICATE_NOT_TRUSTED, reason="unknown-issuer")
+
+    monkeypatch.setattr(match, "check_path", count)
+    records = [tlsa(Authority(f"Number {number}").root, 2, 0, 0) for number in range(MAX_ANCHORS)]
+    records += [tlsa(certificate, 2, 0, 1) for certificate in LEAF.chain[1:]]
+    assert not verdict(LEAF.chain, *records).passed
+    assert len(tried) == MAX_ANCHORS
+
+
+def test_a_certificate_without_a_readable_key_matches_no_key() -> None:
+    """Not even the digest of nothing."""
+    assert said(verdict((b"rubbish",), f"3 1 1 {hashlib.sha256(b'').hexdigest()}")) == NO_MATCH
 
 
 def test_the_key_of_another_kind_of_record_is_compared_as_it_stands() -> None:

@@ -27,7 +27,9 @@ def test_presentation_form() -> None:
     assert str(record) == "3 1 1 d2abde240d7cd3ee6b4b28c54df034b97983a1d16e8a410e4561cb106618e971"
 
 
-@pytest.mark.parametrize("text", ["", "3 1 1", "3 1 zz", "3 1 1 xyz", "256 1 1 00", "3 1 1 0", "a 1 1 00", "3 1 1 00" * 40_000])
+@pytest.mark.parametrize(
+    "text", ["", "3 1 1", "3 1 zz", "3 1 1 xyz", "256 1 1 00", "3 1 1 0", "a 1 1 00", "3 1 1 " + "00" * 80_000]
+)
 def test_what_is_no_record(text: str) -> None:
     with pytest.raises(ValueError):
         parse(text)
@@ -109,6 +111,34 @@ def test_the_public_key_is_cut_out_as_it_stands(key: str) -> None:
     public = x509.load_der_x509_certificate(der).public_key()
     assert public_key_info(der) == public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     assert tlsa(der) == f"3 1 1 {hashlib.sha256(public_key_info(der)).hexdigest()}"
+
+
+def test_a_certificate_of_version_1_has_a_key_too() -> None:
+    """RFC 5280 §4.1.2.1: there the version is left out."""
+    body = x509.load_der_x509_certificate(CERTIFICATE).tbs_certificate_bytes
+    assert body[:1] == b"\x30"
+    assert body[4:9] == bytes.fromhex("a003020102")
+    inner = body[9:]
+    old = b"\x30\x82" + len(inner).to_bytes(2, "big") + inner
+    assert public_key_info(b"\x30\x82" + len(old).to_bytes(2, "big") + old) == KEY
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"\x30",
+        b"\x30\x80" + CERTIFICATE,
+        b"\x30\x84\x00\x00\x00\x08" + CERTIFICATE,
+        b"\x30\x82\x01",
+        b"\x31" + CERTIFICATE[1:],
+        CERTIFICATE[:-200],
+        KEY,
+    ],
+)
+def test_what_is_no_certificate_has_no_key(damaged: bytes) -> None:
+    with pytest.raises(ValueError, match="not a certificate"):
+        public_key_info(damaged)
 
 
 @given(st.integers(0, len(CERTIFICATE) - 1), st.integers(0, 255), st.booleans())

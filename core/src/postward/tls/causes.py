@@ -24,12 +24,12 @@ def classify(error: BaseException) -> Failure | None:
     for cause in causes:
         if isinstance(cause, TlsError):
             return cause.failure
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+        if isinstance(cause, ssl.SSLError):
             return of_ssl(cause)
     for cause in reversed(causes):
         if isinstance(cause, trio.TooSlowError | TimeoutError):
             return timed_out(one_line(str(cause)))
-        if isinstance(cause, ssl.SSLEOFError | ConnectionError | trio.BrokenResourceError):
+        if isinstance(cause, ConnectionError | trio.BrokenResourceError):
             return closed(str(cause))
     return None
 
@@ -44,9 +44,9 @@ def tls_trouble(error: BaseException) -> Failure | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and current not in seen and len(seen) < _MAX_CAUSES:
-        seen.append(current)
+    for _ in range(_MAX_CAUSES):  # causes may go round in a circle
+        if current is None:
+            return
         yield current
         current = current.__cause__ or current.__context__

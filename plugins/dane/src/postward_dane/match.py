@@ -22,7 +22,7 @@ from postward.model import PASSED, Failure, ResultType, Verdict
 from postward.names import Domain
 from postward.tls import check_names, check_path
 from postward_dane.der import public_key_info
-from postward_dane.tlsa import CERTIFICATE, DANE_EE, DANE_TA, FULL, PUBLIC_KEY, SHA256, TlsaRecord
+from postward_dane.tlsa import CERTIFICATE, DANE_EE, DANE_TA, FULL, SHA256, TlsaRecord
 
 MAX_CHAIN: Final = 20
 MAX_ANCHORS: Final = 20
@@ -109,15 +109,15 @@ def _anchors(records: Sequence[TlsaRecord], chain: Sequence[bytes]) -> Iterator[
         if der not in seen and any(certificate.matches(record) for record in records):
             seen.add(der)
             yield der
-    for record in records:
-        if record.matching != FULL:
-            continue
+    keys = {_Certificate(der).key for der in chain[1:]}
+    for record in [record for record in records if record.matching == FULL][:MAX_ANCHORS]:
         if record.selector == CERTIFICATE:
-            found: Sequence[bytes] = (record.data,) if record.data != chain[0] else ()
-        elif record.selector == PUBLIC_KEY and not any(_Certificate(der).key == record.data for der in chain[1:]):
-            found = [der for der in chain if _signed_by(der, record.data)]
+            # A leaf that is published as a whole is still no authority.
+            found = [record.data] if record.data != chain[0] else []
+        elif record.data in keys:
+            found = []  # the certificate is there, and its constraints count
         else:
-            found = ()
+            found = [der for der in chain if _signed_by(der, record.data)]
         for der in found:
             if der not in seen:
                 seen.add(der)
