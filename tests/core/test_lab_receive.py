@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import dkim
 import pytest
 
 from postward.dkim import Signer, SigningKey, dns_record, generate
@@ -139,10 +141,16 @@ async def test_wrong_result_type() -> None:
 
 
 async def test_a_signature_that_leaves_room_behind_it() -> None:
-    """RFC 8460 §3: no `l=`."""
+    """RFC 8460 §3: `l=` must not be used, although such a signature verifies."""
+    plain = mailed(packed(body()), key=None).content
+    seed = base64.b64encode(KEY.key.private_bytes_raw())
+    field = dkim.sign(plain, b"lab", SENDER.encode(), seed, signature_algorithm=b"ed25519-sha256", length=True)
+    assert "sender.test: pass" in await problems(mailed(packed(body()), key=None, change=lambda mail: field + mail))
+
+
+async def test_a_body_that_was_changed() -> None:
     mail = mailed(packed(body()))
-    longer = replace(mail, content=mail.content + b"more\r\n")
-    assert "no valid DKIM signature" in await problems(longer)
+    assert "no valid DKIM signature" in await problems(replace(mail, content=mail.content + b"more\r\n"))
 
 
 def test_a_posted_report() -> None:
