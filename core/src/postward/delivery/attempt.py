@@ -33,6 +33,7 @@ from postward.smtp.client import Envelope, Reply, SmtpConnection, SmtpError
 from postward.tls import TlsError, classify, client_handshake, late_alert
 
 if TYPE_CHECKING:
+    from postward.clock import Clock
     from postward.hooks import Hooks
     from postward.net import Network
     from postward.tls import TrustStore
@@ -88,6 +89,7 @@ class Dialler:
     hooks: Hooks
     net: Network
     trust: TrustStore
+    clock: Clock
     hostname: Domain
     policies: Sequence[TlsPolicy]
     mx: MxHost
@@ -154,7 +156,7 @@ class Dialler:
             self._broken(session, exc)
             return False
         session.tls = TlsInfo(protocol=peer.protocol, cipher=peer.cipher)
-        session.pkix = self.trust.verify(peer.chain, self.mx.name)
+        session.pkix = self.trust.verify(peer.chain, self.mx.name, at=self.clock.now())
         session.verdicts = await self._judge(peer)
         connection.upgraded(stream)
         if not may_proceed(session.verdicts) and self.offer.wish is not TlsWish.IGNORE:

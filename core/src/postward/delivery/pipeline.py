@@ -197,6 +197,7 @@ class Pipeline:
             hooks=self.hooks,
             net=self.net,
             trust=self.trust,
+            clock=self.clock,
             hostname=self.hostname,
             policies=policies,
             mx=mx,

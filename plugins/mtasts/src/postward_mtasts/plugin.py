@@ -54,4 +54,4 @@ class MtaSts:
         """WebPKI for the MX host that was dialled, not for any host that the policy names (RFC 8461 §4.2)."""
         if policy.kind != "sts":
             return None
-        return self._core.trust.verify(peer.chain, peer.endpoint.host)
+        return self._core.trust.verify(peer.chain, peer.endpoint.host, at=self._core.clock.now())
