@@ -366,9 +366,6 @@ async def test_a_day_is_closed_when_it_is_over_and_taken() -> None:
         assert await store.closed_until("alpha") == day.start
         await store.journal.append(tls_result(1))
         clock.advance(day.end - clock.now() + 1_000_000)
-        await store.beat()
-        # A session of yesterday may still be on its way into the journal.
-        assert await store.closed_until("alpha") == day.start
         clock.advance(600_000_000)
         await store.beat()
         assert await store.closed_until("alpha") == day.start
@@ -377,6 +374,18 @@ async def test_a_day_is_closed_when_it_is_over_and_taken() -> None:
         await store.beat()
         assert await store.closed_until("alpha") == day.end
         assert await store.closed_until("beta") == day.start
+
+
+async def test_a_day_is_not_closed_in_the_minutes_behind_midnight() -> None:
+    """A session of yesterday may still be on its way into an empty journal."""
+    day = Window.of_day(DAY)
+    clock = SettableClock(day.end + 1_000_000)
+    async with opened(clock=clock) as store:
+        await store.beat()
+        assert await store.closed_until("alpha") == day.start
+        clock.advance(600_000_000)
+        await store.beat()
+        assert await store.closed_until("alpha") == day.end
 
 
 async def test_a_day_waits_for_every_live_node_and_for_a_dead_one_six_hours(tmp_path: Path) -> None:
@@ -455,3 +464,33 @@ async def test_errors_of_the_caller_come_out_alone() -> None:
     with pytest.raises(LookupError):
         async with opened():
             raise LookupError
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_cancellation_passes_and_what_was_handed_in_is_written(tmp_path: Path, inline: bool) -> None:
+    def opened_here() -> AbstractAsyncContextManager[Store]:
+        return open_store(
+            url=f"sqlite:///{tmp_path / 'results.db'}",
+            node_path=tmp_path / "mx1.db",
+            node="mx1",
+            schemas=SCHEMAS,
+            consumers=("alpha",),
+            clock=SettableClock(),
+            inline=inline,
+        )
+
+    with trio.CancelScope() as scope:
+        async with opened_here() as store:
+            await store.journal.append(tls_result(1))
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    async with opened_here() as store:
+        assert len((await read(store)).entries) == 1
+
+
+async def test_any_directory_name_will_do(tmp_path: Path) -> None:
+    where = tmp_path / "a b?c#d%20é:@"
+    async with opened(where) as store:
+        await store.journal.append(tls_result(1))
+    assert await trio.Path(where / "mx1.db").exists()
