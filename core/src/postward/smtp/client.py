@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -153,7 +153,7 @@ class SmtpConnection:
 
     async def _transact(self, transaction: Transaction, content: bytes | AsyncIterable[bytes]) -> tuple[Reply, ...]:
         while flight := transaction.next_flight():
-            await self._write(flight)
+            await self._say(flight)
             await self._take_replies(transaction)
         if transaction.wants_content:
             if not transaction.begin_content():
@@ -224,8 +224,20 @@ class SmtpConnection:
     # --- bytes ---
 
     async def _ask(self, command: bytes) -> Reply:
-        await self._write(command)
+        await self._say(command)
         return await self._reply()
+
+    async def _say(self, commands: bytes) -> None:
+        """Send commands. A server that is gone may have said why, which tells more than that it is gone."""
+        try:
+            await self._write(commands)
+        except _LOST:
+            most = self.bytes_received + _BLOCK
+            with trio.move_on_after(_CLOSE_WITHIN), suppress(SmtpError, *_LOST):
+                while self.bytes_received < most:
+                    await self._read()
+            if not self._protocol.pending:
+                raise
 
     async def _reply(self) -> Reply:
         return (await self._event())[1]

@@ -56,6 +56,11 @@ class ClientProtocol:
         return bool(self._expected)
 
     @property
+    def pending(self) -> bool:
+        """Whether the server said something that was not looked at."""
+        return self._parser.pending
+
+    @property
     def next_step(self) -> Step:
         """What the next reply answers."""
         return self._expected[0]

@@ -70,7 +70,7 @@ class _Connection:
         self._stream, self._handler, self._settings = stream, handler, settings
         self._session = Session(peer=peer, lmtp=settings.lmtp)
         self._protocol = ServerProtocol(settings, self._session)
-        self._clean = False
+        self._clean = self._half_said = False
 
     async def run(self) -> None:
         if self._settings.implicit_tls:
@@ -91,7 +91,7 @@ class _Connection:
 
     async def leave(self, reply: Reply) -> None:
         """Say a last word to whoever still listens."""
-        if not self._protocol.closed:
+        if not self._protocol.closed and not self._half_said:
             self._protocol.give_up(reply)
             with trio.move_on_after(_CLOSE_WITHIN):
                 await self._flush()
@@ -122,8 +122,11 @@ class _Connection:
 
     async def _flush(self) -> None:
         if data := self._protocol.data_to_send():
+            # Whatever stops this leaves half a reply behind, and nothing may follow that.
+            self._half_said = True
             with trio.fail_after(self._settings.timeouts.reply):
                 await self._stream.send_all(data)
+            self._half_said = False
 
     async def _act(self, event: Event) -> None:
         session, handler = self._session, self._handler
