@@ -114,6 +114,19 @@ async def test_changes_are_found(old, new, reason):
     assert await results(changed) == [("fail", reason)] * 2
 
 
+def test_from_is_signed_once_more_than_it_is_there():
+    """RFC 6376 §8.15: a second From breaks the signature, whoever verifies it."""
+    names = re.sub(rb"\s", b"", re.search(rb"h=(.*?);", SIGNER.sign(MAIL, D), re.DOTALL)[1]).split(b":")
+    assert names.count(b"from") == 2
+
+
+@pytest.mark.parametrize("hours", [-100_000, 0, 30, 100_000])
+async def test_time_is_that_of_the_caller(hours):
+    at = (NOW + hours * 3600) * 1_000_000
+    signed = SIGNER.sign(MAIL, D, at=at)
+    assert await results(signed, at=at) == [("pass", "")] * 2
+
+
 async def test_extra_headers_are_signed_and_cannot_be_added():
     """RFC 8460 §5.3: the TLS-Report-* fields are covered."""
     signed = SIGNER.sign(MAIL, D, headers=["TLS-Report-Domain", "TLS-Report-Submitter"])

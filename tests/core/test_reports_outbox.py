@@ -64,7 +64,7 @@ async def test_retries_grow_and_end_after_a_day():
         outbox = Outbox(database)
         await store(database, make_report())
         now, pauses, ended = NEXT, [], None
-        while ended is None:
+        while ended is None and len(pauses) < 30:
             claimed = await outbox.claim(now)
             ended = await outbox.settle(claimed, LATER, now)
             if ended is None:
@@ -72,6 +72,7 @@ async def test_retries_grow_and_end_after_a_day():
                 pauses.append(due - now)
                 assert await outbox.claim(due - 1) is None
                 now = due
+        assert ended is not None
         assert now == NEXT + GIVE_UP_AFTER
         assert ended.outcome.state == "failed"
         assert ended.outcome.detail == "given up after 24 hours: 450 later"
