@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -161,19 +161,12 @@ async def _respond(
     ]
     head = connection.send(h11.Response(status_code=status, headers=headers))
     await stream.send_all(head or b"")
-    async for piece in _pieces(body, pause):
-        await stream.send_all(connection.send(h11.Data(data=piece)) or b"")
+    piece = _PIECE if pause else max(len(body), 1)
+    for start in range(0, len(body), piece):
+        await stream.send_all(connection.send(h11.Data(data=body[start : start + piece])) or b"")
+        await trio.sleep(pause)
     await stream.send_all(connection.send(h11.EndOfMessage()) or b"")
     await stream.aclose()
-
-
-async def _pieces(body: bytes, pause: float) -> AsyncIterator[bytes]:
-    if not pause:
-        yield body
-        return
-    for start in range(0, len(body), _PIECE):
-        yield body[start : start + _PIECE]
-        await trio.sleep(pause)
 
 
 async def _body(connection: h11.Connection, stream: trio.SSLStream[trio.abc.Stream]) -> bytes | None:
