@@ -49,6 +49,7 @@ T = TypeVar("T")
 
 OBSERVERS_AT_ONCE: Final = 1000
 LEAVE_WITHIN: Final = 5.0
+HAND_OVER_WITHIN: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,11 @@ class App:
         return await self.emitter.caught_up(timeout)
 
     async def run_reports(self) -> ReportsDone:
-        """Build the reports of every window that is over, and send at once what is due."""
+        """Build the reports of every window that is over, and send at once what is due.
+
+        The plugins get a minute to take what is journalled; a window that one of them has not taken completely waits.
+        """
+        await self.emitted(HAND_OVER_WITHIN)
         run = await self._scheduler(jitter=False).run_once()
         return ReportsDone(run, await self.sender.send_due())
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from postward.names import Address
 
 MAX_MESSAGE: Final = 256 * 1024 * 1024
+HAND_OVER_WITHIN: Final = 2.0
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
@@ -105,7 +106,10 @@ def _run(file: Path | None, *, message: Message | None = None, domain: str = "",
             if target is not None:
                 return await app.probe(target)
             assert message is not None
-            return await app.deliver(message)
+            delivery = await app.deliver(message)
+            # They are durable in any case; this only spares the next program the work.
+            await app.emitted(HAND_OVER_WITHIN)
+            return delivery
 
     if quiet or not is_terminal():
         return trio.run(work)

@@ -89,8 +89,6 @@ async def run(world: World, watcher: Watcher) -> LabRun:
         await _deliver_all(world, app, done, watcher)
         watcher.stage(f"ending {day} and sending the reports about it")
         clock.advance(Window.of_day(day).end + _HOUR - clock.now())
-        # Only now, because a day is closed when it is known that the plugins have taken all of it.
-        await app.emitted()
         report_run = await app.run_reports()
         done.sent = report_run.sent
     watcher.stage("examining the reports")
