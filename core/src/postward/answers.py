@@ -70,6 +70,8 @@ def _instance(kind: type) -> Check:
 
 def _sequence(kind: type, inner: Check | None) -> Check:
     def check(value: object) -> object:
+        if type(value) is tuple and not value:
+            return value
         if not isinstance(value, kind) or isinstance(value, str | bytes | bytearray):
             raise WrongAnswer(f"is {_named(type(value))}, not {'a tuple' if kind is tuple else 'a sequence'}")
         values = tuple(value)  # type: ignore[var-annotated,arg-type]

@@ -170,8 +170,9 @@ async def _ask_all(group: Sequence[Implementation], arguments: dict[str, Any]) -
         async with trio.open_nursery() as nursery:
             scope = nursery.cancel_scope
             scope.deadline = deadline
+            entered = scope if shared else None
             for one in waiting:
-                nursery.start_soon(_ask_into, results, one, arguments, scope if shared else None)
+                nursery.start_soon(_ask_into, results, one, arguments, entered)
             for one in group:
                 if not one.is_async:
                     results[one.plugin] = await _ask(one, arguments)

@@ -63,7 +63,7 @@ def _nothing() -> None:
     """Keeps typer from making a group of one verb a command without a name."""
 
 
-def plugin_commands(name: str, config_file: str | None) -> typer.Typer | None:
+def plugin_commands(name: str, config_file: str | None, *, log_level: str = "warning") -> typer.Typer | None:
     """The verbs of an enabled plugin; None when no plugin has this name. Raises `ConfigError`, `PluginError`."""
     from postward.config import find, load
     from postward.plugins import installed
@@ -83,7 +83,9 @@ def plugin_commands(name: str, config_file: str | None) -> typer.Typer | None:
 
     from postward.app import App
     from postward.hookspecs import register_commands
+    from postward.log import configure
 
+    configure(log_level)  # plugin code runs before the options are parsed
     app = App(config)
     app.plugins.load(config, app.core_for)
     commands = Commands(app, name)

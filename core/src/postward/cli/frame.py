@@ -105,8 +105,7 @@ def assemble(name: str | None, config: str | None = None) -> typer.Typer:
     elif module is None:
         from postward.cli.commands import plugin_commands
 
-        _configure_log(os.environ.get(LEVEL_ENVIRONMENT, "warning"))  # plugin code runs before options are parsed
-        commands = plugin_commands(name, config)
+        commands = plugin_commands(name, config, log_level=os.environ.get(LEVEL_ENVIRONMENT, "warning"))
         if commands is not None:
             app.add_typer(commands, name=name)
     return app
