@@ -194,6 +194,15 @@ async def test_an_implicit_mx() -> None:
     assert policy.data.names == (Domain("example.org"),)
 
 
+async def test_a_chosen_host_needs_no_secure_mx() -> None:
+    """RFC 7672 §2.2: a smarthost, or a domain whose absence of MX is unproven, is known by the name that was asked for."""
+    rig = Rig()
+    mx = MxHost(name=MX, security=Security.SECURE, addresses=("192.0.2.1",), canonical=MX)
+    policy = await rig.plugin.host_policy(Destination(domain=MX, hosts=(mx,), from_mx=False), mx)
+    assert policy is not None
+    assert policy.authenticates
+
+
 ALIASED = "@ MX 10 mx\nmx CNAME real.provider.test.\n"
 
 
