@@ -38,6 +38,7 @@ from postward.reports.tables import SCHEMA as REPORTS_SCHEMA
 from postward.store import open_store
 from postward.supervise import keep_running
 from postward.tls import TrustStore
+from postward.watchdog import watch_loop
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -162,6 +163,8 @@ class App:
         consumers = self.hooks.plugins_for(hookspecs.emit)
         config.core.data_dir.mkdir(parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
+            if not self._inline:
+                await stack.enter_async_context(watch_loop(self.log))
             self.store = await stack.enter_async_context(
                 open_store(
                     url=config.core.database,
