@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from delivery_rig import CONTENT, RECIPIENT, ZONE, Issuer, Rig, make_rig
+from postward.errors import StoreError
 from postward.hookspecs import hookimpl
 from postward.model import (
     PASSED,
@@ -207,6 +208,15 @@ async def test_a_plugin_that_could_not_say_its_policy_defers_mail_unless_told_ot
 async def test_on_error_ignore_goes_on_as_if_it_had_not_been_asked(rig: Rig) -> None:
     plug(rig, Issuer(domain=RuntimeError("broken")), on_error="ignore")
     assert (await rig.deliver()).delivered
+
+
+async def test_a_result_that_cannot_be_journalled_takes_no_mail_with_it(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    async def full(*results: Any) -> None:
+        raise StoreError("the disk is full")
+
+    rig.journal.append = full  # type: ignore[method-assign]
+    assert (await rig.deliver()).delivered
+    assert "result-not-journalled" in capsys.readouterr().out
 
 
 # --- what the message wishes ---

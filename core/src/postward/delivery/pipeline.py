@@ -27,6 +27,8 @@ from postward.delivery.compose import (
 )
 from postward.delivery.route import RouteError, find_route, resolve_host
 from postward.delivery.wish import header_of
+from postward.errors import StoreError
+from postward.log import correlated
 from postward.model import (
     ConnectionReport,
     Delivery,
@@ -219,20 +221,24 @@ class Pipeline:
 
     async def _to_address(self, run: _Run, dialler: Dialler, address: str) -> bool:
         """Try one address, in clear again where TLS broke and that is allowed. Whether the host needs no further address."""
-        host, started = dialler.mx.name, self.clock.now()
-        session = await dialler.connect(address, use_tls=True)
-        results = policy_results(session.verdicts)
-        if session.counted:
-            await self._count(run, results, host=host, address=address, session=session)
-        self._settle(run, session)
-        self._report(run, host, session, results, address=address, started=started)
-        spoken = session.counted or session.refused is not None
+        session, results = await self._connect(run, dialler, address)
         if session.tls_broken and not dialler.tls_needed and run.offer.message is not None:
+            await self._connect(run, dialler, address, instead_of=results)
+        return session.counted or session.refused is not None
+
+    async def _connect(
+        self, run: _Run, dialler: Dialler, address: str, *, instead_of: tuple[PolicyResult, ...] | None = None
+    ) -> tuple[Session, tuple[PolicyResult, ...]]:
+        """Make one connection and note what came of it; with `instead_of`, in clear, under the verdicts of the one before."""
+        with correlated():
             started = self.clock.now()
-            session = await dialler.connect(address, use_tls=False)
+            session = await dialler.connect(address, use_tls=instead_of is None)
+            results = policy_results(session.verdicts) if instead_of is None else instead_of
+            if session.counted:
+                await self._count(run, results, host=dialler.mx.name, address=address, session=session)
             self._settle(run, session)
-            self._report(run, host, session, results, address=address, started=started)
-        return spoken
+            self._report(run, dialler.mx.name, session, results, address=address, started=started)
+            return session, results
 
     # --- results ---
 
@@ -277,7 +283,11 @@ class Pipeline:
             pkix=session.pkix if session else None,
             is_report=message.is_report,
         )
-        await self.journal.append(result)
+        try:
+            await self.journal.append(result)
+        except StoreError as exc:
+            # The session is over; what it came to for the mail must not be lost on top of its result.
+            self.log.error("result-not-journalled", domain=result.domain, host=result.host, error=str(exc))
 
     def _report(
         self,
