@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ class SmtpConnection:
         self._protocol = ClientProtocol(limits, lmtp=lmtp)
         self._broken = ""
         self._left = False
+        self._scope = trio.CancelScope()
+        self._last = math.inf
         limit = self._timeouts
         self._waits = {
             Step.GREETING: limit.banner,
@@ -116,7 +119,7 @@ class SmtpConnection:
         server cannot take by its own word (RFC 1870, 6152, 6531) is refused here without being sent. After an `SmtpError`
         no recipient counts as delivered, and the message is to be tried again.
         """
-        with self._guard(), trio.fail_after(self._timeouts.total):
+        with self._guard(self._timeouts.total):
             if not isinstance(content, bytes):
                 transaction = Transaction(self._protocol, envelope, size=envelope.size, eight_bit=envelope.eight_bit)
                 return await self._transact(transaction, content)
@@ -246,10 +249,10 @@ class SmtpConnection:
         event = self._protocol.next_reply()
         if event is None:
             step = self._protocol.next_step
-            with trio.fail_after(self._waits.get(step, self._timeouts.command)):
-                while event is None:
-                    await self._read()
-                    event = self._protocol.next_reply()
+            self._limit(self._waits.get(step, self._timeouts.command))
+            while event is None:
+                await self._read()
+                event = self._protocol.next_reply()
         return event
 
     async def _read(self) -> None:
@@ -258,31 +261,38 @@ class SmtpConnection:
         self._protocol.receive(bytes(data))
 
     async def _write(self, data: bytes) -> None:
-        with trio.fail_after(self._timeouts.data_block):
-            await self.stream.send_all(data)
+        self._limit(self._timeouts.data_block)
+        await self.stream.send_all(data)
         self.bytes_sent += len(data)
 
+    # --- the end of patience ---
+
     @contextmanager
-    def _guard(self) -> Iterator[None]:
-        """Turn what ends a dialogue into `SmtpError`, and let nobody go on after it."""
+    def _guard(self, total: float = math.inf) -> Iterator[None]:
+        """Turn what ends a dialogue into `SmtpError`, and let nobody go on after it. `_limit` applies within."""
         if self._broken:
             raise SmtpError("lost", f"the connection is of no more use: {self._broken}")
         try:
-            yield
+            with trio.CancelScope() as self._scope:
+                self._last = trio.current_time() + total
+                yield
         except SmtpError as exc:
             self._broken = str(exc)
             raise
-        except trio.TooSlowError as exc:
-            self._broken = "the server took too long"
-            if self._protocol.expecting:
-                self._broken += f" over the reply to {self._protocol.next_step.value}"
-            raise SmtpError("timeout", self._broken) from exc
         except _LOST as exc:
-            self._broken = "the connection was lost"
-            if self._protocol.expecting:
-                self._broken += f" before the reply to {self._protocol.next_step.value}"
+            self._broken = f"the connection was lost{self._while()}"
             raise SmtpError("lost", self._broken) from exc
         except BaseException as exc:
             # A cancelled or failed task leaves the dialogue somewhere in the middle.
             self._broken = type(exc).__name__
             raise
+        if self._scope.cancelled_caught:
+            self._broken = f"the server took too long{self._while()}"
+            raise SmtpError("timeout", self._broken) from trio.TooSlowError()
+
+    def _limit(self, seconds: float) -> None:
+        """Begin a wait. One scope serves all of a message's, because each costs as much as the parsing of a reply."""
+        self._scope.deadline = min(self._last, trio.current_time() + seconds)
+
+    def _while(self) -> str:
+        return f", awaited the reply to {self._protocol.next_step.value}" if self._protocol.expecting else ""
