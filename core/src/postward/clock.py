@@ -30,8 +30,9 @@ class SystemClock:
         return time.time_ns() // 1000
 
     async def sleep_until(self, instant: int) -> None:
-        while (left := instant - self.now()) > 0:
-            await trio.sleep(min(left / MICROSECONDS, 60))  # noqa: ASYNC110 - no event tells that wall time was set
+        # In steps, because no event tells that wall time was set.
+        while (left := instant - self.now()) > 0:  # noqa: ASYNC110
+            await trio.sleep(min(left / MICROSECONDS, 60))
 
 
 class SettableClock:
