@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 import structlog
@@ -20,6 +21,7 @@ __all__ = ["Envelope", "Handler", "Reply", "ServerSettings", "ServerTimeouts", "
 
 _READ: Final = 64 * 1024
 _CLOSE_WITHIN: Final = 2.0
+_LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 _TROUBLE: Final = Reply(451, ("something failed here, please come back",), "4.3.0")
 T = TypeVar("T")
 _log = structlog.get_logger("postward.smtp")
@@ -57,7 +59,7 @@ async def serve(stream: trio.abc.Stream, handler: Handler, settings: ServerSetti
             await connection.leave(Reply(421, ("this session was long enough",), "4.4.2"))
     except TlsError as exc:
         _log.info("smtp.tls-failed", peer=peer, reason=exc.failure.reason or exc.failure.result_type.value, detail=str(exc))
-    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as exc:
+    except _LOST as exc:
         _log.debug("smtp.lost", peer=peer, error=str(exc))
     except trio.TooSlowError:
         _log.info("smtp.timeout", peer=peer)
@@ -67,7 +69,8 @@ async def serve(stream: trio.abc.Stream, handler: Handler, settings: ServerSetti
 
 class _Connection:
     def __init__(self, stream: trio.abc.Stream, handler: Handler, settings: ServerSettings, peer: str) -> None:
-        self._stream, self._handler, self._settings = stream, handler, settings
+        self._transport, self._stream = stream, stream
+        self._handler, self._settings = handler, settings
         self._session = Session(peer=peer, lmtp=settings.lmtp)
         self._protocol = ServerProtocol(settings, self._session)
         self._clean = self._half_said = False
@@ -98,10 +101,12 @@ class _Connection:
 
     async def aclose(self) -> None:
         if self._clean:
-            with trio.move_on_after(_CLOSE_WITHIN):
-                await self._stream.aclose()
-                return
-        await trio.aclose_forcefully(self._stream)
+            with trio.move_on_after(_CLOSE_WITHIN), suppress(*_LOST):
+                if isinstance(self._stream, trio.SSLStream):
+                    # close_notify (RFC 8446 §6.1): some clients take an end without it for a failure.
+                    await self._stream.unwrap()
+                await self._transport.aclose()
+        await trio.aclose_forcefully(self._transport)
 
     async def _next_event(self) -> Event | None:
         """The next thing to decide; None at the end, by the client or by the machine."""
