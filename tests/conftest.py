@@ -1,0 +1,15 @@
+"""What every test starts with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+
+@pytest.fixture(autouse=True)
+def _default_log() -> Iterator[None]:
+    """A command that a test runs in this process configures the log; the next test must not inherit that."""
+    yield
+    structlog.reset_defaults()
