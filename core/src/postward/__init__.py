@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from postward.app import App
     from postward.config import Config
-    from postward.core import Core
-    from postward.errors import ConfigError, InvalidName, PluginError, PostwardError, StoreError
+    from postward.core import Commands, Core
+    from postward.errors import ConfigError, InvalidName, PluginError, PostwardError, StoreError, TryLater
     from postward.hookspecs import hookimpl
     from postward.model import (
         MICROSECONDS,
@@ -77,6 +77,7 @@ __all__ = [
     "Address",
     "App",
     "AuthResult",
+    "Commands",
     "Config",
     "ConfigError",
     "ConnectionReport",
@@ -119,6 +120,7 @@ __all__ = [
     "TlsPolicy",
     "TlsResult",
     "TlsWish",
+    "TryLater",
     "Verdict",
     "WebRoute",
     "Window",
@@ -130,6 +132,7 @@ __all__ = [
 _ELSEWHERE: Final = {
     "Address": "names",
     "App": "app",
+    "Commands": "core",
     "Config": "config",
     "ConfigError": "errors",
     "Core": "core",
@@ -138,6 +141,7 @@ _ELSEWHERE: Final = {
     "PluginError": "errors",
     "PostwardError": "errors",
     "StoreError": "errors",
+    "TryLater": "errors",
     "hookimpl": "hookspecs",
 }
 

@@ -5,9 +5,10 @@ Each plugin has a `Core` of its own, with its name in `plugin` and bound to its 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from postward.names import Domain
 
@@ -48,3 +49,20 @@ class Core:
     submitter: Domain | None
     log: FilteringBoundLogger
     store: Store = field(init=False)
+
+
+class Commands(Protocol):
+    """Given to `register_commands`: adds verbs below `postward PLUGIN`, and runs their work inside an assembled program.
+
+    A verb is a typer function: its parameters are the arguments and options, what it returns is the exit code (None is 0).
+    `--config` is core's and is taken before the verb is parsed.
+    """
+
+    def add(self, function: Callable[..., Any], name: str | None = None, help: str | None = None) -> None:
+        """Add a verb; its name defaults to that of the function, its help to the docstring.
+
+        Raises `PluginError` for a name that is taken and for an async function.
+        """
+
+    def run(self, work: Callable[[Core], Awaitable[int | None]]) -> int:
+        """Assemble the program from the configuration, run `work(core)` in it, and give its exit code (None is 0)."""

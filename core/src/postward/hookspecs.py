@@ -31,8 +31,7 @@ import pluggy
 if TYPE_CHECKING:
     import trio
 
-    from postward.cli.commands import Commands
-    from postward.core import Core
+    from postward.core import Commands, Core
     from postward.model import (
         AuthResult,
         ConnectionReport,

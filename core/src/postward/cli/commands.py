@@ -16,12 +16,8 @@ if TYPE_CHECKING:
     from postward.hooks import Outcome
 
 
-class Commands:
-    """Given to `register_commands`: adds verbs, and runs their work inside an assembled program.
-
-    A verb is a typer function: its parameters are the arguments and options, what it returns is the exit code (None is 0).
-    `--config` is core's and is taken before the verb is parsed.
-    """
+class PluginVerbs:
+    """What `postward.core.Commands` promises, on typer and `App`."""
 
     def __init__(self, app: App, plugin: str) -> None:
         self._app = app
@@ -36,10 +32,7 @@ class Commands:
         return tuple(self._names)
 
     def add(self, function: Callable[..., Any], name: str | None = None, help: str | None = None) -> None:
-        """Add a verb; its name defaults to that of the function, its help to the docstring.
-
-        Raises `PluginError` for a name that is taken and for an async function.
-        """
+        """Add a verb. Raises `PluginError` for a name that is taken and for an async function."""
         verb = name or function.__name__.replace("_", "-")
         if verb in self._names:
             raise PluginError(self._plugin, f"command {verb!r} is added twice")
@@ -49,7 +42,7 @@ class Commands:
         self._names.append(verb)
 
     def run(self, work: Callable[[Core], Awaitable[int | None]]) -> int:
-        """Assemble the program from the configuration, run `work(core)` in it, and give its exit code (None is 0)."""
+        """Assemble the program, run `work(core)` in it, and give its exit code."""
         import trio
 
         async def enter() -> int | None:
@@ -88,7 +81,7 @@ def plugin_commands(name: str, config_file: str | None, *, log_level: str = "war
     configure(log_level)  # plugin code runs before the options are parsed
     app = App(config)
     app.plugins.load(config, app.core_for)
-    commands = Commands(app, name)
+    commands = PluginVerbs(app, name)
     outcome: Outcome[None] = app.hooks.collect_one(name, register_commands, commands=commands)
     if outcome.error is not None:
         raise outcome.error

@@ -15,8 +15,7 @@ from postward.model import InboundMessage
 from postward.names import Address, IpAddress
 
 if TYPE_CHECKING:
-    from postward.cli.commands import Commands
-    from postward.core import Core
+    from postward.core import Commands, Core
     from postward_dmarc.evaluate import Evaluation, Identifier
     from postward_dmarc.plugin import Dmarc
 

@@ -21,8 +21,7 @@ from postward_dmarc.questions import Ask, answer_all, remembering
 from postward_dmarc.rows import KIND, row_of
 
 if TYPE_CHECKING:
-    from postward.cli.commands import Commands
-    from postward.core import Core
+    from postward.core import Commands, Core
     from postward.model import ResultBatch, Schema
 
 SPF_WITHIN: Final = 20.0
