@@ -46,7 +46,7 @@ async def play(stream: trio.abc.Stream, transcript: str, *, side: str = "S") -> 
                     data = await stream.receive_some(len(said) - len(heard))
                     assert data, f"closed after {heard!r}, awaited {said!r}"
                     heard += data
-                assert heard == said
+                    assert said.startswith(heard), f"{heard!r}, awaited {said!r}"
         rest = await stream.receive_some(1024)
         assert not rest, f"not in the transcript: {rest!r}"
 

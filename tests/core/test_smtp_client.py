@@ -8,6 +8,7 @@ import trio.testing
 
 from postward.names import Address, Domain
 from postward.smtp.client import Envelope, Limits, Reply, SmtpConnection, SmtpError, Timeouts
+from postward.smtp.client_protocol import ClientProtocol, Transaction
 from smtp_script import talk
 
 A, B, C = (Address(name, Domain("rcpt.example")) for name in "abc")
@@ -246,6 +247,13 @@ async def test_many_recipients_go_in_several_groups():
     assert replies == ["250 done"] * 250
 
 
+def test_a_group_is_bounded():
+    protocol = ClientProtocol()
+    protocol.extensions = {"PIPELINING": ""}
+    transaction = Transaction(protocol, to(*[A] * 5000))
+    assert transaction.next_flight().count(b"\r\n") == 100
+
+
 async def test_lmtp_has_a_reply_for_each():
     """RFC 2033 §4.2: behind the end, one reply for each accepted recipient, in order."""
     transcript = f"""{PIPELINED.replace("EHLO", "LHLO")}
@@ -334,8 +342,9 @@ async def test_size_at_the_limit():
     """RFC 1870 §3: 0 is no limit; the CRLF that is added counts."""
     (replies,) = await session(HELLO + "S: 250 SIZE 3", to(A), content=b"xx", quit=False)
     assert replies[0].startswith("552 5.3.4 the message has 4 octets and the server takes 3")
-    transcript = HELLO + "S: 250 SIZE 0\nC: MAIL FROM:<me@sender.example> SIZE=4\nS: 550 no"
-    assert await session(transcript, to(A), content=b"xx", quit=False) == [["550 no"]]
+    for announced in (0, 4):
+        transcript = HELLO + f"S: 250 SIZE {announced}\nC: MAIL FROM:<me@sender.example> SIZE=4\nS: 550 no"
+        assert await session(transcript, to(A), content=b"xx", quit=False) == [["550 no"]]
 
 
 async def test_requiretls():
