@@ -10,8 +10,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from itertools import groupby
 from typing import TypeVar
 
+import pytest
 import trio
 import trio.testing
+
+from postward.names import Address, Domain
+from postward.smtp.client import Envelope, SmtpConnection, SmtpError
 
 T = TypeVar("T")
 
@@ -74,3 +78,52 @@ async def talk(transcript: str, client: Callable[[trio.abc.Stream], Awaitable[T]
     if failed:
         raise failed[0]
     return result[0]
+
+
+A, B, C = (Address(name, Domain("rcpt.example")) for name in "abc")
+ME = Address("me", Domain("sender.example"))
+BODY = b"Subject: x\r\n\r\n.hi\r\n"
+
+HELLO = """
+S: 220 mx.example hello
+C: EHLO me.example
+S: 250-mx2.example
+"""
+PIPELINED = HELLO + "S: 250 PIPELINING"
+
+
+def to(*recipients: Address, **more: object) -> Envelope:
+    return Envelope(sender=ME, recipients=recipients, **more)  # type: ignore[arg-type]
+
+
+async def session(transcript, *envelopes, content=BODY, quit=True, **options):
+    """Greet, EHLO, send each envelope, QUIT: the replies as text."""
+
+    async def client(stream):
+        connection = SmtpConnection(stream, **options)
+        assert (await connection.greet()).positive
+        assert (await connection.ehlo("me.example")).positive
+        said = [[str(reply) for reply in await connection.send(envelope, content)] for envelope in envelopes]
+        if quit:
+            await connection.quit()
+        return said
+
+    return await talk(transcript, client)
+
+
+async def failure(transcript, *envelopes, **options):
+    with pytest.raises(SmtpError) as caught:
+        await session(transcript, *envelopes, quit=False, **options)
+    return caught.value
+
+
+LAST = f"""{PIPELINED}
+    C: MAIL FROM:<me@sender.example>
+    C: RCPT TO:<a@rcpt.example>
+    C: DATA
+    S: 250 ok
+    S: 250 ok
+    S: 354 go
+    C: x
+    C: .
+    """
