@@ -24,6 +24,7 @@ from postward.delivery.compose import (
     no_policy,
     policy_results,
     stand_in,
+    without_tls,
 )
 from postward.delivery.route import RouteError, find_route, resolve_host
 from postward.delivery.wish import header_of
@@ -188,7 +189,8 @@ class Pipeline:
         except RouteError as exc:
             run.absent += exc.permanent
             run.last_error = exc.reply
-            self._report(run, mx.name, Session(error=exc.reply), (), address="", started=started)
+            results = await self._unresolved(run, mx, exc)
+            self._report(run, mx.name, Session(error=exc.reply), results, address="", started=started)
             return
         policies = acting([*run.policies, *await self._host_policies(run.destination, mx)])
         if run.offer.wish is not TlsWish.IGNORE and (excluded := exclusions(policies, mx.name)):
@@ -210,6 +212,15 @@ class Pipeline:
         for address in mx.addresses:
             if await self._to_address(run, dialler, address):
                 break
+
+    async def _unresolved(self, run: _Run, mx: MxHost, error: RouteError) -> tuple[PolicyResult, ...]:
+        """A host whose addresses DNSSEC takes away fails under whatever applies: its owner has to learn of it."""
+        if error.failure is None:
+            return ()
+        policies = acting(run.policies) or [no_policy(run.destination.domain)]
+        results = policy_results(without_tls(policies, mx.name, error.failure))
+        await self._count(run, results, host=mx.name)
+        return results
 
     async def _excluded(self, run: _Run, mx: MxHost, verdicts: Judged, started: int) -> None:
         """A host that an enforcing policy rules out before dialling: that, too, is a result."""
