@@ -7,6 +7,7 @@ handshake, because TLS 1.3 servers report certificate trouble there (RFC 8446 §
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -114,7 +115,10 @@ class Dialler:
                     session.bytes_sent, session.bytes_received = connection.bytes_sent, connection.bytes_received
                     session.helo = connection.remote_name
                     await connection.aclose()
-        except (SmtpError, TlsError, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        except OSError as exc:
+            what = "the connection broke" if session.connected else "connecting failed"
+            session.error = session.error or f"{what}: {os.strerror(exc.errno) if exc.errno else _one_line(exc)}"
+        except (SmtpError, TlsError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             session.error = session.error or _one_line(exc)
         except trio.TooSlowError:
             session.error = session.error or ("the session took too long" if session.connected else "connecting took too long")

@@ -29,7 +29,8 @@ class SelfTest:
 async def self_test(resolver: Resolver, secure: str, bogus: str) -> SelfTest:
     """Look up a name in a signed zone and one with broken signatures, for at most 10 s; an empty name skips one.
 
-    The signed name must be answered, or denied, with AD; the broken one must not be answered at all.
+    The signed name must be answered, or denied, with AD; the broken one must not be answered at all. A signed name that does
+    not exist here, and nothing vouches for that, is no evidence: this may be a network with names of its own.
     """
     answers: dict[str, Answer] = {}
     problems: list[str] = []
@@ -64,6 +65,9 @@ def _judge_secure(answer: Answer | None, problems: list[str]) -> bool | None:
     if answer.status is Status.FAILED:
         detail = answer.failure.detail if answer.failure else ""
         problems.append(f"{answer.name} could not be looked up, so whether the resolver validates is unknown: {detail}")
+        return None
+    if not answer.found and not answer.authenticated:
+        problems.append(f"{answer.name} does not exist here, so whether the resolver validates is unknown")
         return None
     if not answer.authenticated:
         problems.append(
