@@ -6,8 +6,8 @@ outside, so tests and the lab run this very assembly.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -109,9 +109,10 @@ class App:
         self._inline, self._service = inline, service
         self.signer = Signer(load_keys(config))
         self.submitter = find_submitter(config, self.signer)
-        self.dns = dns or SystemResolver(
-            config.dns.nameservers or None, trust_ad=config.dns.trust_ad, timeout=config.dns.timeout
-        )
+        with _naming_the_file(config):
+            self.dns = dns or SystemResolver(
+                config.dns.nameservers or None, trust_ad=config.dns.trust_ad, timeout=config.dns.timeout
+            )
         self.trust = trust or TrustStore(config.tls.ca_file)
         self.plugins = Plugins()
         self.hooks = self.plugins.hooks
@@ -154,7 +155,8 @@ class App:
     @asynccontextmanager
     async def _assembled(self) -> AsyncIterator[None]:
         config = self.config
-        self.trust.load()
+        with _naming_the_file(config):
+            self.trust.load()
         self.plugins.load(config, self.core_for)
         for name, instance in self._extra.items():
             self.plugins.add(name, instance)
@@ -316,6 +318,15 @@ class App:
     async def _wait_for_observers(self) -> None:
         while self._observing:
             await self._told.wait()
+
+
+@contextmanager
+def _naming_the_file(config: Config) -> Iterator[None]:
+    """Parts that can be used alone know only the key that is wrong, not the file that it stands in."""
+    try:
+        yield
+    except ConfigError as exc:
+        raise ConfigError(exc.message, file=exc.file or str(config.file or ""), key=exc.key, hint=exc.hint) from exc
 
 
 def load_keys(config: Config) -> list[SigningKey]:
