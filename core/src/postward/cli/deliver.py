@@ -91,7 +91,7 @@ def _read(file: str) -> bytes:
     return content
 
 
-def _run(file: Path | None, *, message: Message | None = None, domain: str = "", quiet: bool = False) -> Delivery:
+def _run(file: Path | None, *, message: Message | None = None, domain: str | None = None, quiet: bool = False) -> Delivery:
     import trio
 
     from postward.app import App
@@ -99,7 +99,7 @@ def _run(file: Path | None, *, message: Message | None = None, domain: str = "",
     from postward.names import Domain
 
     config = load(file)
-    target = Domain(domain) if domain else None
+    target = None if domain is None else Domain(domain)
 
     async def work() -> Delivery:
         async with App(config) as app:
