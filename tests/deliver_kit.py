@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -15,8 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
 import tomli_w
 import trio
+
+from postward.cli import main
 
 POSTWARD = [sys.executable, "-c", "import sys; from postward.cli import main; sys.exit(main())"]
 PLUGINS = ("dane", "mtasts", "tlsrpt", "dmarc")
@@ -77,12 +81,36 @@ def run(*arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None, **e
     return Ran(done.returncode, done.stdout, errors)
 
 
+def call(*arguments: str | Path, stdin: bytes = b"") -> Ran:
+    """The same in this process: what a process costs is paid once, so use it for what has many cases."""
+    kept, settings = (sys.stdin, sys.stdout, sys.stderr), structlog.get_config()
+    streams = [io.TextIOWrapper(io.BytesIO(data), encoding="utf-8") for data in (stdin, b"", b"")]
+    sys.stdin, sys.stdout, sys.stderr = streams
+    try:
+        code = main([str(word) for word in arguments])
+        texts = []
+        for stream in streams[1:]:
+            stream.flush()
+            texts.append(stream.buffer.getvalue())  # type: ignore[attr-defined]
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = kept
+        structlog.configure(**settings)
+    errors = texts[1].decode()
+    assert "internal error" not in errors, errors
+    return Ran(code, texts[0], errors)
+
+
 def deliver(
-    config: Path, to: str | Sequence[str], message: bytes = MESSAGE, *options: str, sender: str = "me@sender.test"
+    config: Path,
+    to: str | Sequence[str],
+    message: bytes = MESSAGE,
+    *options: str,
+    sender: str = "me@sender.test",
+    how: Callable[..., Ran] = run,
 ) -> Ran:
-    """`postward deliver --json` with the message on standard input."""
+    """`postward deliver --json` with the message on standard input, by `run` or `call`."""
     recipients = [to] if isinstance(to, str) else list(to)
-    return run("deliver", "--config", config, "--json", *options, "--from", sender, "--to", *recipients, "-", stdin=message)
+    return how("deliver", "--config", config, "--json", *options, "--from", sender, "--to", *recipients, "-", stdin=message)
 
 
 def write_config(directory: Path, **tables: Any) -> Path:
@@ -101,15 +129,15 @@ def write_config(directory: Path, **tables: Any) -> Path:
 
 
 @contextmanager
-def serving(main: Callable[..., Awaitable[object]]) -> Iterator[trio.lowlevel.TrioToken]:
-    """Run `main(task_status=...)` by trio on a thread; enter when it has started, cancel it at the end."""
+def serving(servers: Callable[..., Awaitable[object]]) -> Iterator[trio.lowlevel.TrioToken]:
+    """Run `servers(task_status=...)` by trio on a thread; enter when it has started, cancel it at the end."""
     started = threading.Event()
     scope: list[tuple[trio.lowlevel.TrioToken, trio.CancelScope]] = []
 
     async def whole() -> None:
         async with trio.open_nursery() as nursery:
             scope.append((trio.lowlevel.current_trio_token(), nursery.cancel_scope))
-            await nursery.start(partial(main))
+            await nursery.start(servers)
             started.set()
 
     thread = threading.Thread(target=trio.run, args=(whole,), name="servers")

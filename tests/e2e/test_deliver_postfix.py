@@ -23,7 +23,7 @@ import pytest
 import trio
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from deliver_kit import PLUGINS, Ran, deliver, run, serving, write_config
+from deliver_kit import PLUGINS, Ran, call, deliver, run, serving, write_config
 from postfix_server import Postfix
 from postward.dkim import Signer, SigningKey, dns_record, generate
 from postward.lab.ca import Authority, tlsa
@@ -57,9 +57,11 @@ class Place:
         directory = self.directory / "-".join(("relay", *plugins, *tables))
         return write_config(directory, plugins=list(plugins), **{**self.settings, **tables})
 
-    def deliver(self, to: str | Sequence[str], message: bytes = RELAYED, *options: str, **how: Any) -> Ran:
-        """Deliver with the whole configuration, or with the `plugins` of `how`."""
-        return deliver(self.config(**how), to, message, *options)
+    def deliver(
+        self, to: str | Sequence[str], message: bytes = RELAYED, *options: str, process: bool = False, **tables: Any
+    ) -> Ran:
+        """Deliver with the whole configuration, or with other `plugins`; `process` starts the program for it."""
+        return deliver(self.config(**tables), to, message, *options, how=run if process else call)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +196,7 @@ def test_what_is_delivered_is_what_arrives(place: Place, name: str) -> None:
 
 def test_both_policies_hold(place: Place) -> None:
     """RFC 7672 §2, RFC 8461 §2; the JSON that scripts rely on."""
-    done = place.deliver(YOU)
+    done = place.deliver(YOU, process=True)
     place.postfix.take(YOU)
     assert b"(using TLSv1.3 " in place.postfix.trace
     assert b" with ESMTPS " in place.postfix.trace
@@ -242,7 +244,7 @@ def test_a_plugin_less_takes_only_its_own_lines_away(place: Place, plugins: list
 
 def test_another_key_than_dns_names(place: Place) -> None:
     """RFC 7672 §2.2: delayed, never delivered; RFC 8461 §2: a passing MTA-STS does not help."""
-    done = place.deliver(f"you@{WRONG_KEY}")
+    done = place.deliver(f"you@{WRONG_KEY}", process=True)
     assert done.code == 1
     assert done.policies == {"tlsa": (False, "validation-failure"), "sts": (True, None)}
     assert [(each["delivered"], each["permanent"]) for each in done.recipients] == [(False, False)]
@@ -254,7 +256,7 @@ def test_another_key_than_dns_names(place: Place) -> None:
 @pytest.mark.parametrize("domain", ["pf.bogus.test", BOGUS_HOST])
 def test_a_zone_whose_signatures_are_wrong(place: Place, domain: str) -> None:
     """RFC 7672 §2.1.2: bogus is no absence, be it of MX records or of addresses; RFC 8460 §4.3.2.1: `dnssec-invalid`."""
-    done = place.deliver(f"you@{domain}")
+    done = place.deliver(f"you@{domain}", process=True)
     assert done.code == 1
     [attempt] = done.attempts
     assert done.policies == {"no-policy-found": (False, "dnssec-invalid")}
@@ -265,7 +267,7 @@ def test_a_zone_whose_signatures_are_wrong(place: Place, domain: str) -> None:
 
 def test_a_host_that_the_policy_does_not_name(place: Place) -> None:
     """RFC 8461 §4.1: not even dialled; that DANE is satisfied does not help."""
-    done = place.deliver(f"you@{NOT_NAMED}")
+    done = place.deliver(f"you@{NOT_NAMED}", process=True)
     assert done.code == 1
     [attempt] = done.attempts
     assert (attempt["tls"], attempt["address"], attempt["delivered"]) == (None, "", False)
@@ -277,7 +279,7 @@ def test_a_host_that_the_policy_does_not_name(place: Place) -> None:
 
 def test_require_tls_where_it_is_not_known(place: Place) -> None:
     """RFC 8689 §4.2.1: Postfix has no REQUIRETLS, so the mail goes back with 5.7.30."""
-    done = place.deliver(YOU, RELAYED, "--require-tls")
+    done = place.deliver(YOU, RELAYED, "--require-tls", process=True)
     assert done.code == 1
     [recipient] = done.recipients
     assert recipient["permanent"]
@@ -315,7 +317,7 @@ def test_several_recipients_and_one_unknown(place: Place) -> None:
 
 def test_an_address_outside_ascii(place: Place) -> None:
     """RFC 6531 §3."""
-    done = place.deliver(UTF8)
+    done = place.deliver(UTF8, process=True)
     assert done.code == 0, done.out
     assert done.recipients[0]["address"] == UTF8
     assert place.postfix.take(UTF8).endswith(b"\nhello\n")
