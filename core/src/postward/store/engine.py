@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -142,7 +143,6 @@ def _sqlite_memory() -> Engines:
 def _set_up_sqlite(engine: Engine, *, begin: str, foreign_keys: bool = True, query_only: bool = False) -> None:
     pragmas = [
         f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}",
-        "PRAGMA journal_mode=WAL",
         "PRAGMA synchronous=FULL",
         # Debian's SQLite overwrites every page it frees, which costs the journal as much as writing it.
         "PRAGMA secure_delete=FAST",
@@ -154,12 +154,27 @@ def _set_up_sqlite(engine: Engine, *, begin: str, foreign_keys: bool = True, que
     def connect(connection: Any, _record: object) -> None:
         # Without this, Python's sqlite3 decides by itself when a transaction begins.
         connection.isolation_level = None
+        _use_wal(connection)
         for pragma in pragmas:
             connection.execute(pragma)
 
     @event.listens_for(engine, "begin")
     def start(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
+
+
+def _use_wal(connection: Any) -> None:
+    """Switch to a write-ahead log. Where two programs do it at once, SQLite tells one that it is locked and does not wait."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _postgresql(url: URL) -> Engines:
