@@ -135,7 +135,7 @@ class ReplyParser:
         """Add a line; whether it was the last one of its reply."""
         match = _LINE.fullmatch(line)
         if match is None:
-            raise SmtpError("protocol", f"not an SMTP reply: {_decode(line[:200])!r}")
+            raise SmtpError("protocol", f"not an SMTP reply: '{_decode(line[:200])}'")
         code, mark, text = match.groups()
         if self._texts and code != self._code:
             raise SmtpError("protocol", f"a reply of two codes, {self._code.decode()} and {code.decode()}")
