@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -353,7 +354,7 @@ def test_the_results_are_kept(place: Place) -> None:
     assert deliver(config, YOU, RELAYED).code == 0
     place.postfix.take(YOU)
     assert deliver(config, f"you@{WRONG_KEY}", RELAYED).code == 1
-    with sqlite3.connect(place.directory / "fresh" / "results.db") as results:
+    with closing(sqlite3.connect(place.directory / "fresh" / "results.db")) as results:
         rows = results.execute("SELECT recipient_domain, policy_domain, successes, failures FROM tlsrpt_sessions").fetchall()
     results.close()
     assert sorted(rows) == sorted(

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     )
     with serving(world.serve):
         ran, kilobytes = measured(config, list(CASES))
-    with sqlite3.connect(directory / "data" / "results.db") as results:
+    with closing(sqlite3.connect(directory / "data" / "results.db")) as results:
         rows = results.execute(
             "SELECT recipient_domain, max(n) FROM (SELECT recipient_domain, policy_domain, sum(successes + failures) AS n"
             " FROM tlsrpt_sessions GROUP BY 1, 2) GROUP BY 1"
