@@ -193,8 +193,8 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
-        self.connection = engine.connect()
+        self.engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+        self.connection = self.engine.connect()
         migrate(self.connection, MIGRATIONS)
         self.now, self.count = NEXT, 0
         self.held: list[Claimed] = []
@@ -282,6 +282,7 @@ class OutboxMachine(RuleBasedStateMachine):
         states = {row[0] for row in self.connection.execute(sa.text("SELECT state FROM core_outbox_targets"))}
         assert states <= {State.DELIVERED, State.FAILED, State.SUPPRESSED}
         self.connection.close()
+        self.engine.dispose()
 
 
 TestOutboxMachine = OutboxMachine.TestCase

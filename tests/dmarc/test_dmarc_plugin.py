@@ -35,11 +35,23 @@ MAIL = b"From: Joe <joe@example.com>\r\nTo: a@b.example\r\nSubject: x\r\n\r\nHel
 SIGNED = Signer([KEY]).sign(MAIL, Domain("example.com"), at=NOW)
 
 
+ENGINES: list[sa.Engine] = []
+
+
+@pytest.fixture(autouse=True)
+def _close_engines():
+    yield
+    while ENGINES:
+        ENGINES.pop().dispose()
+
+
 class Store:
     """A results database without cursors."""
 
     def __init__(self):
-        self.connection = sa.create_engine("sqlite://").connect()
+        engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+        ENGINES.append(engine)
+        self.connection = engine.connect()
         operations = Operations(MigrationContext.configure(self.connection))
         for migration in tables.SCHEMA.migrations:
             migration(operations)
