@@ -17,6 +17,7 @@ from postward import hookspecs
 from postward.clock import today
 from postward.errors import PluginError, StoreError
 from postward.model import MICROSECONDS, ResultBatch
+from postward.store.cursors import StaleBatch
 from postward.store.journal import BATCH_ROWS
 
 if TYPE_CHECKING:
@@ -121,8 +122,13 @@ class Emitter:
 
     async def _serve(self, consumer: _Consumer) -> None:
         while True:
+            before = self._store.position(consumer.name)
             try:
                 await self._step(consumer)
+            except StaleBatch as exc:
+                # Another process of this node took part of the batch: no failure, and what is left can be read at once.
+                if self._store.position(consumer.name) <= before:
+                    await self._back_off(consumer, exc)
             except Exception as exc:  # noqa: BLE001 - whatever it is, the other consumers go on
                 await self._back_off(consumer, exc)
             else:
@@ -146,6 +152,8 @@ class Emitter:
             outcome: Outcome[None] = await self._hooks.call_one(name, hookspecs.emit, batch=batch)
             error = outcome.error
             if error is not None and self._store.position(name) < page.entries[-1].sequence:
+                if isinstance(error.__cause__, StaleBatch):
+                    raise error.__cause__
                 raise error if isinstance(error, Exception) else PluginError(name, repr(error))
         await self._store.pass_over(name, page.last)
         self._announce()

@@ -6,9 +6,16 @@ configuration that cannot be used, and for peers that left the protocol.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class PostwardError(Exception):
-    """The root of all errors raised on purpose. Its text is one line, fit for an operator."""
+    """The root of all errors raised on purpose. Its text is one line, fit for an operator.
+
+    A `routine` one is our own word to ourselves: where it passes through a plugin, that plugin has not failed.
+    """
+
+    routine: ClassVar[bool] = False
 
 
 class InvalidName(PostwardError, ValueError):

@@ -21,7 +21,7 @@ import trio
 
 from postward import hookspecs
 from postward.contract import Implementation, OnError, Stats
-from postward.errors import PluginError
+from postward.errors import PluginError, PostwardError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -315,10 +315,11 @@ def _too_long(one: Implementation) -> str:
 
 
 def _failed(one: Implementation, reason: str, cause: BaseException | None = None) -> HookFailed:
-    one.stats.failures += 1
     failure = HookFailed(one.plugin, one.spec.name, reason)
     failure.__cause__ = cause
-    _log_failure(failure)
+    if not (isinstance(cause, PostwardError) and cause.routine):
+        one.stats.failures += 1
+        _log_failure(failure)
     return failure
 
 

@@ -17,6 +17,8 @@ GRACE: Final = 6 * 3600 * MICROSECONDS
 class StaleBatch(StoreError):
     """Part of a batch was already consumed, by another process on this node. Read again from `position` on."""
 
+    routine = True
+
     def __init__(self, consumer: str, position: int) -> None:
         self.position = position
         super().__init__(f"results up to {position} were already taken for {consumer!r}; read again")
