@@ -179,14 +179,12 @@ def test_a_message_that_is_none(tmp_path: Path, file: str, said: str) -> None:
         "you@example.test\r\nRCPT TO:<me@example.test>",
         "you@[300.0.0.1]",
         "you@[IPv6:zz]",
-        "",
+        " ",
     ],
 )
 @pytest.mark.parametrize("option", ["--to", "--from"])
 def test_an_address_that_is_none(tmp_path: Path, address: str, option: str) -> None:
-    """RFC 5321 §4.1.2; an empty sender is the null path and so none of these."""
-    if option == "--from" and not address:
-        pytest.skip("the null path")
+    """RFC 5321 §4.1.2."""
     config = write_config(tmp_path)
     words = {"--from": "me@sender.test", "--to": "you@example.test", option: address}
     given = [word for pair in words.items() for word in pair]
