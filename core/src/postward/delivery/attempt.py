@@ -18,6 +18,7 @@ from postward import hookspecs
 from postward.delivery.compose import Judged, authenticated, may_proceed, prior_verdict, server_name, without_tls
 from postward.model import (
     PASSED,
+    Content,
     Endpoint,
     Failure,
     Message,
@@ -54,7 +55,7 @@ class Offer:
     message: Message | None
     recipients: tuple[Address, ...]
     wish: TlsWish
-    eight_bit: bool = False
+    content: Content | None = None
     smtputf8: bool = False
 
 
@@ -64,6 +65,7 @@ class Session:
 
     `counted`: TLS was negotiated, refused, missing or broken, so there is a result to report. `tls_broken`: the same
     address may be tried again in clear where that is allowed. `refused`: the server spoke, and said no to the whole session.
+    `connection` is the open connection where it was to be kept and is of further use.
     """
 
     verdicts: Judged = ()
@@ -72,6 +74,7 @@ class Session:
     counted: bool = False
     tls_broken: bool = False
     connected: bool = False
+    connection: SmtpConnection | None = None
     replies: tuple[Reply, ...] | None = None
     refused: Reply | None = None
     error: str = ""
@@ -98,8 +101,11 @@ class Dialler:
     tls_needed: bool
     offer: Offer = field(repr=False)
 
-    async def connect(self, address: str, *, use_tls: bool) -> Session:
-        """Make one connection, from the first packet to QUIT. Never raises for what the network or the peer did."""
+    async def connect(self, address: str, *, use_tls: bool, keep: bool = False) -> Session:
+        """Make one connection, from the first packet to QUIT. Never raises for what the network or the peer did.
+
+        With `keep`, a connection over which the message could be offered stays open, as `connection` of the session.
+        """
         session = Session()
         endpoint = Endpoint(host=self.mx.name, address=address, port=self.mx.port)
         try:
@@ -111,10 +117,15 @@ class Dialler:
                 connection = SmtpConnection(stream)
                 try:
                     await self._talk(connection, endpoint, session, use_tls=use_tls)
+                    if keep and session.replies is not None and connection.usable:
+                        session.connection = connection
+                    elif not session.tls_broken:
+                        await connection.quit()
                 finally:
                     session.bytes_sent, session.bytes_received = connection.bytes_sent, connection.bytes_received
                     session.helo = connection.remote_name
-                    await connection.aclose()
+                    if session.connection is None:
+                        await connection.aclose()
         except OSError as exc:
             what = "the connection broke" if session.connected else "connecting failed"
             session.error = session.error or f"{what}: {os.strerror(exc.errno) if exc.errno else _one_line(exc)}"
@@ -133,9 +144,7 @@ class Dialler:
         if not hello.positive:
             session.refused, session.error = hello, str(hello)
         elif await self._usable(connection, endpoint, session, use_tls=use_tls) and self.offer.message is not None:
-            await self._send(connection, session)
-        if not session.tls_broken:
-            await connection.quit()
+            await self.send(connection, session, self.offer)
 
     async def _usable(self, connection: SmtpConnection, endpoint: Endpoint, session: Session, *, use_tls: bool) -> bool:
         if use_tls and not await self._secure(connection, endpoint, session):
@@ -247,19 +256,31 @@ class Dialler:
         session.requiretls_unmet = True
         return False
 
-    async def _send(self, connection: SmtpConnection, session: Session) -> None:
-        message = self.offer.message
+    async def send(self, connection: SmtpConnection, session: Session, offer: Offer) -> None:
+        """Offer a message over a connection that may be used, and note the replies. Raises what `SmtpConnection.send` does.
+
+        Recipients that are one too many for a server follow in a further transaction (RFC 5321 §4.5.3.1.10).
+        """
+        content, message = offer.content, offer.message
         assert message is not None
-        envelope = Envelope(
-            sender=message.sender,
-            recipients=self.offer.recipients,
-            require_tls=self.offer.wish is TlsWish.REQUIRE,
-            smtputf8=self.offer.smtputf8,
-            eight_bit=self.offer.eight_bit,
-            size=len(message.content),
-        )
-        session.replies = await connection.send(envelope, message.content)
-        refused = [str(reply) for reply in session.replies if not reply.positive]
+        assert content is not None
+        replies: dict[Address, Reply] = {}
+        left = offer.recipients
+        while left:
+            envelope = Envelope(
+                sender=message.sender,
+                recipients=left,
+                require_tls=offer.wish is TlsWish.REQUIRE,
+                smtputf8=offer.smtputf8,
+                eight_bit=content.eight_bit,
+                size=content.size,
+            )
+            said = await connection.send(envelope, content.pieces() if content.whole is None else content.whole)
+            replies.update(zip(left, said, strict=True))
+            session.replies = tuple(replies[address] for address in offer.recipients)
+            too_many = tuple(address for address, reply in zip(left, said, strict=True) if reply.too_many_recipients)
+            left = too_many if any(reply.positive for reply in said) and connection.usable else ()
+        refused = [str(reply) for reply in replies.values() if not reply.positive]
         session.error = refused[0] if refused else ""
 
 

@@ -1,7 +1,8 @@
 """From a message to the hosts of its next hops: routes, policies, hosts in order, and the result of every session.
 
 The domain's policies are asked once per delivery, before any connection; the host's before each host. Whether a connection
-may be used is decided in one place, `compose.may_proceed`. Failures are temporary unless proven permanent.
+may be used is decided in one place, `compose.may_proceed`. Failures are temporary unless proven permanent. A connection that
+a caller keeps serves its next message without any of this.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from postward.delivery.compose import (
     stand_in,
     without_tls,
 )
+from postward.delivery.keep import Keeper, Kept
 from postward.delivery.route import RouteError, find_route, resolve_host
-from postward.delivery.wish import header_of
 from postward.errors import StoreError
-from postward.log import correlated
+from postward.log import correlated, current_cid
 from postward.model import (
     ConnectionReport,
     Delivery,
@@ -44,9 +45,11 @@ from postward.model import (
     TlsPolicy,
     TlsResult,
     TlsWish,
+    as_content,
     day_of,
 )
 from postward.names import Address, Domain
+from postward.smtp.client import SmtpError
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -75,6 +78,8 @@ class _Run:
     decided: dict[Address, RecipientOutcome] = field(default_factory=dict)
     last_reply: dict[Address, str] = field(default_factory=dict)
     last_error: str = ""
+    keeper: Keeper | None = None
+    results: list[TlsResult] | None = None
     hosts: int = 0
     unmet: int = 0
     absent: int = 0
@@ -108,14 +113,13 @@ class Pipeline:
         groups: dict[Domain, list[Address]] = {}
         for address in dict.fromkeys(message.recipients):
             groups.setdefault(address.domain, []).append(address)
-        eight_bit, smtputf8 = not message.content.isascii(), not header_of(message.content).isascii()
+        message = replace(message, content=as_content(message.content))
         runs: dict[Domain, Delivery] = {}
         limit = trio.CapacityLimiter(DOMAINS_AT_ONCE)
 
         async def one(domain: Domain, recipients: tuple[Address, ...]) -> None:
-            offer = Offer(message=message, recipients=recipients, wish=message.wish, eight_bit=eight_bit, smtputf8=smtputf8)
             async with limit:
-                runs[domain] = await self._to_domain(domain, offer)
+                runs[domain] = await self._to_domain(domain, offer_of(message, recipients))
 
         async with trio.open_nursery() as nursery:
             for domain, addresses in groups.items():
@@ -130,9 +134,22 @@ class Pipeline:
         """Do all that a delivery does up to EHLO behind TLS, at every host of a domain; send no mail, count nothing."""
         return await self._to_domain(domain, Offer(message=None, recipients=(), wish=wish))
 
-    async def _to_domain(self, domain: Domain, offer: Offer) -> Delivery:
+    async def deliver_to(self, domain: Domain, message: Message, *, keeper: Keeper, results: list[TlsResult]) -> Delivery:
+        """Deliver a message whose recipients are all of one domain, for a queue. Never raises for the network or a peer.
+
+        A connection may be left to `keeper`, and one that it keeps is used. What there is to journal is added to `results`,
+        so that it can be stored in one transaction with what became of the recipients.
+        """
+        return await self._to_domain(domain, offer_of(message, message.recipients), keeper=keeper, results=results)
+
+    async def _to_domain(
+        self, domain: Domain, offer: Offer, *, keeper: Keeper | None = None, results: list[TlsResult] | None = None
+    ) -> Delivery:
         started = self.clock.now()
-        run = _Run(destination=Destination(domain=domain, hosts=()), offer=offer, policies=[])
+        destination = Destination(domain=domain, hosts=())
+        run = _Run(destination=destination, offer=offer, policies=[], keeper=keeper, results=results)
+        if keeper is not None and await self._over_kept(run, keeper, started):
+            return _finish(run, permanent=False, reply="")
         try:
             run.destination = await self._route(domain)
         except RouteError as exc:
@@ -147,6 +164,59 @@ class Pipeline:
         # Only what every host said alike is final; one that could not be reached may think otherwise.
         final = run.hosts > 0 and run.hosts in (run.unmet, run.refused, run.absent)
         return _finish(run, permanent=final, reply=run.last_error if final else "")
+
+    # --- a connection that was kept ---
+
+    async def _over_kept(self, run: _Run, keeper: Keeper, started: int) -> bool:
+        """Use the connection that is kept, if there is one. False when everything is still to be done."""
+        kept = await keeper.take(run.destination.domain, run.offer.wish)
+        if kept is None:
+            return False
+        session = Session(tls=kept.session.tls, helo=kept.session.helo)
+        sent = kept.connection.contents
+        try:
+            await kept.dialler.send(kept.connection, session, run.offer)
+        except (SmtpError, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            await keeper.close(str(exc))
+            session.error = session.error or str(exc)
+            if session.replies is None and kept.connection.contents == sent:
+                # Nothing of this message was offered, so a new connection can do it without sending anything twice.
+                return False
+        kept.messages += 1
+        self._settle(run, session, kept.dialler.mx.name)
+        run.attempts.append(
+            replace(
+                kept.report,
+                delivered=any(reply.positive for reply in session.replies or ()),
+                error=session.error,
+                started=started,
+                ended=self.clock.now(),
+            )
+        )
+        return True
+
+    def _keep(self, keeper: Keeper, dialler: Dialler, session: Session, report: ConnectionReport) -> None:
+        """Leave an open connection for the next message; what it comes to is told when it ends."""
+        assert session.connection is not None
+        cid = current_cid()
+
+        def ended(kept: Kept, error: str) -> None:
+            connection = kept.connection
+            self._told(
+                replace(
+                    report,
+                    error=error,
+                    ended=self.clock.now(),
+                    bytes_sent=connection.bytes_sent,
+                    bytes_received=connection.bytes_received,
+                    messages=kept.messages,
+                ),
+                cid=cid,
+            )
+
+        opened = trio.current_time()
+        kept = Kept(connection=session.connection, dialler=dialler, session=session, report=report, opened=opened)
+        keeper.keep(kept, ended)
 
     async def _route(self, domain: Domain) -> Destination:
         if not domain.is_literal:
@@ -227,7 +297,7 @@ class Pipeline:
         results = policy_results(verdicts)
         await self._count(run, results, host=mx.name)
         session = Session(error=refusal(verdicts), policy_failed=True)
-        self._settle(run, session)
+        self._settle(run, session, mx.name)
         self._report(run, mx.name, session, results, address="", started=started)
 
     async def _to_address(self, run: _Run, dialler: Dialler, address: str) -> bool:
@@ -243,17 +313,20 @@ class Pipeline:
         """Make one connection and note what came of it; with `instead_of`, in clear, under the verdicts of the one before."""
         with correlated():
             started = self.clock.now()
-            session = await dialler.connect(address, use_tls=instead_of is None)
+            keep = run.keeper is not None and run.keeper.empty
+            session = await dialler.connect(address, use_tls=instead_of is None, keep=keep)
             results = policy_results(session.verdicts) if instead_of is None else instead_of
             if session.counted:
                 await self._count(run, results, host=dialler.mx.name, address=address, session=session)
-            self._settle(run, session)
-            self._report(run, dialler.mx.name, session, results, address=address, started=started)
+            self._settle(run, session, dialler.mx.name)
+            report = self._report(run, dialler.mx.name, session, results, address=address, started=started)
+            if session.connection is not None and run.keeper is not None:
+                self._keep(run.keeper, dialler, session, report)
             return session, results
 
     # --- results ---
 
-    def _settle(self, run: _Run, session: Session) -> None:
+    def _settle(self, run: _Run, session: Session, host: Domain) -> None:
         """Note what a session decided: a positive or permanent reply ends a recipient, anything else leaves it open."""
         if session.error:
             run.last_error = _as_reply(session)
@@ -262,7 +335,7 @@ class Pipeline:
         for address, reply in zip(run.open, session.replies or (), strict=False):
             if reply.positive or reply.permanent:
                 run.decided[address] = RecipientOutcome(
-                    address=address, delivered=reply.positive, permanent=not reply.positive, reply=str(reply)
+                    address=address, delivered=reply.positive, permanent=not reply.positive, reply=str(reply), host=host
                 )
             else:
                 run.last_reply[address] = str(reply)
@@ -294,6 +367,9 @@ class Pipeline:
             pkix=session.pkix if session else None,
             is_report=message.is_report,
         )
+        if run.results is not None:
+            run.results.append(result)
+            return
         try:
             await self.journal.append(result)
         except StoreError as exc:
@@ -309,7 +385,7 @@ class Pipeline:
         *,
         address: str,
         started: int,
-    ) -> None:
+    ) -> ConnectionReport:
         report = ConnectionReport(
             domain=run.destination.domain,
             host=host,
@@ -322,19 +398,34 @@ class Pipeline:
             ended=self.clock.now(),
             bytes_sent=session.bytes_sent,
             bytes_received=session.bytes_received,
+            messages=int(session.replies is not None),
         )
         run.attempts.append(report)
+        if session.connection is None:
+            self._told(report)
+        return report
+
+    def _told(self, report: ConnectionReport, **more: str) -> None:
+        """Tell plugins and the log of a connection that has ended."""
         self.observe(report)
         self.log.info(
             "connection",
             domain=report.domain,
             host=report.host,
-            address=address,
-            tls=session.tls.protocol if session.tls else None,
-            policies=[f"{each.kind}:{each.mode}:{'passed' if each.passed else 'failed'}" for each in results],
+            address=report.address,
+            tls=report.tls.protocol if report.tls else None,
+            policies=[f"{each.kind}:{each.mode}:{'passed' if each.passed else 'failed'}" for each in report.policies],
             delivered=report.delivered,
             error=report.error,
+            **more,
         )
+
+
+def offer_of(message: Message, recipients: tuple[Address, ...]) -> Offer:
+    """What is to be done with a message at one next hop."""
+    content = as_content(message.content)
+    smtputf8 = not content.header.isascii()
+    return Offer(message=message, recipients=recipients, wish=message.wish, content=content, smtputf8=smtputf8)
 
 
 def _issued(outcomes: Sequence[Outcome[TlsPolicy]], domain: Domain, scope: Scope) -> list[TlsPolicy]:

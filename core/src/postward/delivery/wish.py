@@ -5,19 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from postward.model import TlsWish
+from postward.model import TlsWish, header_of
 
 _FIELD: Final = re.compile(rb"^tls-required[ \t]*:[ \t]*((?:.|\r?\n[ \t])*)", re.IGNORECASE | re.MULTILINE)
-_MAX_HEADER: Final = 1024 * 1024
-
-
-def header_of(content: bytes) -> bytes:
-    """The header section of a message, without the empty line behind it; at most 1 MiB of it."""
-    head = content[:_MAX_HEADER]
-    if head.startswith((b"\r\n", b"\n")):
-        return b""
-    ends = [end for end in (head.find(b"\r\n\r\n"), head.find(b"\n\n")) if end >= 0]
-    return head[: min(ends)] if ends else head
 
 
 def wish_of(content: bytes, *, require: bool) -> TlsWish:

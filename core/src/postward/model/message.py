@@ -6,17 +6,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from postward.model.content import Content
 from postward.model.tls import MessageResult, PolicyResult, TlsWish
 from postward.names import Address, Domain, IpAddress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A message to deliver. `sender` is None for the null path; `content` is the bytes of RFC 5322 with CRLF lines."""
+    """A message to deliver. `sender` is None for the null path; `content` is RFC 5322 with CRLF lines, in memory or not."""
 
     sender: Address | None
     recipients: tuple[Address, ...]
-    content: bytes = field(repr=False)
+    content: bytes | Content = field(repr=False)
     wish: TlsWish = TlsWish.FOLLOW
     is_report: bool = False
 
@@ -34,7 +35,8 @@ class ConnectionReport:
     """What one connection came to: of `connection_closed`, and the `attempts` of `deliver --json`.
 
     `domain` is the next hop, `address` is empty where a host was excluded before dialling, `error` is one line, empty when
-    all went well. `started` and `ended` are instants; bytes are those of the clear SMTP dialogue.
+    all went well. `started` and `ended` are instants; bytes are those of the clear SMTP dialogue; `messages` is how many
+    went over it.
     """
 
     domain: Domain
@@ -48,16 +50,21 @@ class ConnectionReport:
     ended: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
+    messages: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipientOutcome:
-    """The end of one recipient: `reply` is the deciding SMTP reply, or our own words in that form."""
+    """The end of one recipient: `reply` is the deciding SMTP reply, or our own words in that form.
+
+    `host` is the server that said it, empty where none did.
+    """
 
     address: Address
     delivered: bool
     permanent: bool
     reply: str
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,7 @@ class SmtpConnection:
 
     Every method but `quit` and `aclose` raises `SmtpError` when the dialogue cannot go on; the connection is of no use then. A
     refusal is no error but a `Reply`, and so is 421 in answer to a command: it decides what was still open, and the next
-    command raises.
+    command raises. `contents` counts how often a message was begun.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class SmtpConnection:
         self.stream = stream
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.contents = 0
         self._timeouts = timeouts or Timeouts()
         self._protocol = ClientProtocol(limits, lmtp=lmtp)
         self._broken = ""
@@ -84,6 +85,11 @@ class SmtpConnection:
     def remote_name(self) -> str:
         """What the server calls itself: in its reply to EHLO, else in its greeting. As it came, so not to be trusted."""
         return self._protocol.remote_name
+
+    @property
+    def usable(self) -> bool:
+        """Whether a further message may be offered: the dialogue is whole, and nobody has taken leave."""
+        return not (self._left or self._broken or self._protocol.closed or self._protocol.expecting)
 
     async def greet(self) -> Reply:
         """Await the greeting (RFC 5321 §3.1)."""
@@ -135,7 +141,7 @@ class SmtpConnection:
 
     async def quit(self) -> None:
         """Take leave. What goes wrong now no longer matters, so it never raises `SmtpError`."""
-        if self._left or self._broken or self._protocol.closed or self._protocol.expecting:
+        if not self.usable:
             return
         try:
             with self._guard():
@@ -159,6 +165,7 @@ class SmtpConnection:
             await self._say(flight)
             await self._take_replies(transaction)
         if transaction.wants_content:
+            self.contents += 1
             if not transaction.begin_content():
                 await self._write(b".\r\n")
             elif isinstance(content, bytes) and len(content) <= _BLOCK:

@@ -69,6 +69,11 @@ class Reply:
         """Whether the same will not work later (5xx)."""
         return self.code // 100 == 5
 
+    @property
+    def too_many_recipients(self) -> bool:
+        """Whether, of a recipient, it says that this one may come in another transaction (RFC 5321 §4.5.3.1.10)."""
+        return self.code == 452 and self.enhanced in (None, "4.5.3")
+
     def __str__(self) -> str:
         text = " ".join([str(self.code), *([self.enhanced] if self.enhanced else []), *filter(None, self.lines)])
         return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"
