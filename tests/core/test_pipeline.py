@@ -142,6 +142,25 @@ async def test_a_policy_that_could_not_be_had_excludes_the_host_before_dialling(
     assert len(rig.journal.results) == 2
 
 
+async def test_an_excluded_host_shows_every_verdict_that_stood_before_dialling(rig: Rig) -> None:
+    """A policy that could not be had is told wherever it acts, also where another one rules the host out."""
+    missing = Failure(result_type=ResultType.STS_POLICY_FETCH_ERROR, reason="http-status-404")
+    plug(rig, Issuer(domain=policy(Mode.NONE, problem=missing)), "gone")
+    plug(rig, Issuer(domain=policy(Mode.TESTING, mx_patterns=("other.test",))), "testing")
+    plug(rig, Issuer(domain=policy(), verdict=PASSED), "never-judged")
+    plug(rig, Issuer(host=policy(scope=Scope.HOST, problem=PROBLEM)), "dane")
+    delivery = await rig.deliver()
+    assert (delivery.delivered, rig.net.dialled) == (False, [])
+    for attempt, result in zip(delivery.attempts, rig.journal.results, strict=True):
+        assert attempt.policies == result.policies
+        assert [(each.source, each.passed) for each in attempt.policies] == [
+            ("gone", False),
+            ("testing", False),
+            ("dane", False),
+        ]
+        assert "dnssec-invalid" in attempt.error
+
+
 async def test_a_host_that_the_policy_does_not_name_is_passed_over(rig: Rig) -> None:
     plug(rig, Issuer(domain=policy(mx_patterns=("mx2.example.test",)), verdict=PASSED))
     delivery = await rig.deliver()
@@ -250,6 +269,15 @@ async def test_requiretls_is_tried_again_while_a_host_could_not_be_reached(rig: 
     rig.net.refuse("192.0.2.2", 25)
     (outcome,) = (await rig.deliver(wish=TlsWish.REQUIRE)).recipients
     assert (outcome.delivered, outcome.permanent) == (False, False)
+
+
+async def test_requiretls_is_tried_again_where_a_policy_could_not_be_had(rig: Rig) -> None:
+    """RFC 8461 §5: nothing is final before the policy that may vouch for the host was had."""
+    rig.dns.set_zone("example.test", ZONE, "insecure")
+    plug(rig, Issuer(domain=policy(Mode.NONE, problem=PROBLEM)))
+    (outcome,) = (await rig.deliver(wish=TlsWish.REQUIRE)).recipients
+    assert (outcome.delivered, outcome.permanent, outcome.reply[:9]) == (False, False, "451 4.7.5")
+    assert (rig.mx1.received, rig.mx2.received) == ([], [])
 
 
 # --- recipients and replies ---
