@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from delivery_rig import CONTENT, RECIPIENT, ZONE, Issuer, Rig, make_rig
+from delivery_rig import CONTENT, RECIPIENT, ZONE, Issuer, MailHost, Rig, make_rig
 from postward.errors import StoreError
 from postward.hookspecs import hookimpl
 from postward.model import (
@@ -112,6 +112,19 @@ async def test_the_second_host_gets_what_the_first_was_not_fit_for(rig: Rig) -> 
     plug(rig, OnlySecond(domain=policy()))
     assert (await rig.deliver()).delivered
     assert (len(rig.mx1.received), len(rig.mx2.received)) == (0, 1)
+
+
+async def test_the_second_address_gets_what_the_first_was_not_fit_for(rig: Rig) -> None:
+    """RFC 5321 §5.1: every address is tried until one takes the mail; each session is counted."""
+    rig.dns.set_zone("example.test", "@ MX 10 mx1\nmx1 A 192.0.2.1\nmx1 AAAA 2001:db8::1\n")
+    broken = MailHost("mx1.example.test", None)
+    rig.net.listen("2001:db8::1", 25, broken)
+    plug(rig, Issuer(domain=policy(), verdict=PASSED))
+    delivery = await rig.deliver()
+    assert delivery.delivered
+    assert [attempt.address for attempt in delivery.attempts] == ["2001:db8::1", "192.0.2.1"]
+    assert [result.policies[0].passed for result in rig.journal.results] == [False, True]
+    assert (broken.sessions, rig.mx1.over_tls) == (1, [True])
 
 
 async def test_a_failure_in_testing_mode_is_counted_and_mail_goes_on(rig: Rig) -> None:
