@@ -96,6 +96,16 @@ async def test_the_first_alias_is_told_apart_from_an_insecure_chain(dns: ZoneRes
     assert host.canonical == "elsewhere.unsigned.test"
 
 
+async def test_an_alias_of_which_nothing_could_be_learned_is_not_insecure(dns: ZoneResolver) -> None:
+    """RFC 7672 §2.1.2, §2.1.3: else whoever blocks one answer would switch DANE off."""
+    dns.fault("mx2.example.test", "CNAME", "TIMEOUT")
+    with pytest.raises(RouteError) as caught:
+        await resolve_host(MxHost(name=Domain("mx2.example.test")), dns)
+    assert not caught.value.permanent
+    dns.validating = False  # nothing is secure then anyway, and nothing is asked
+    assert (await resolve_host(MxHost(name=Domain("mx2.example.test")), dns)).alias_security is Security.INSECURE
+
+
 async def test_a_host_without_address_is_final_only_where_the_domain_is_its_own_host(dns: ZoneResolver) -> None:
     with pytest.raises(RouteError) as of_mx:
         await resolve_host(MxHost(name=Domain("empty.example.test"), preference=10), dns)

@@ -238,6 +238,22 @@ async def test_a_hostile_response_is_an_error_of_a_kind(wire: bytes, kind: str) 
     assert (await fails(Server(wire), max_body=100)).kind == kind
 
 
+@pytest.mark.parametrize("status", [301, 404, 503])
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"Content-Length: 99999\r\n\r\n" + b"x" * 200,
+        b"\r\n" + b"x" * 101,
+        b"Transfer-Encoding: chunked\r\n\r\n65\r\n" + b"x" * 101,
+        b"Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx",
+    ],
+)
+async def test_an_error_page_of_any_kind_does_not_hide_the_status(status: int, page: bytes) -> None:
+    response = await fetch(Server(b"HTTP/1.1 %d X\r\n" % status + page), max_body=100)
+    assert response.status == status
+    assert len(response.body) <= 100
+
+
 async def test_the_largest_body_that_is_allowed() -> None:
     assert len((await fetch(Server(ok(b"x" * 100)), max_body=100)).body) == 100
 

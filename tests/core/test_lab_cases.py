@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
 
-from postward.lab.case import Case, Expectation, Host, expect, named, sts, tlsa
+from postward.lab.case import Case, Certificate, Expectation, Host, expect, named, sts, tlsa
 from postward.lab.cases import CASES
 from postward.lab.mx import Behaviour
 from postward.lab.receive import due, expected_counts
-from postward.lab.zones import Signing
+from postward.lab.zones import UNSIGNED, Signing
 from postward.model import Mode, ResultType, TlsWish
 from postward.names import Domain
 
@@ -129,6 +130,12 @@ def test_requiretls_needs_tls_and_proof() -> None:
     assert of(Host(lines=(sts(Mode.TESTING),))).fate == "refused"
     assert of(Host(), Signing.SECURE).fate == "delivered over TLS"
     assert of(Host(behaviour=Behaviour.NO_STARTTLS), Signing.SECURE).fate == "refused"
+    # Erratum 7705 and RFC 7672 §2.2.1: unusable records vouch for nothing, others not for a name that may be forged.
+    private = Host(certificate=Certificate.SELF_SIGNED, lines=(tlsa(),))
+    assert of(private, Signing.SECURE).fate == "delivered over TLS"
+    assert of(replace(private, lines=(tlsa(note=ResultType.TLSA_INVALID),)), Signing.SECURE).fate == "refused"
+    unsigned_mx = Case(name="x", why="y", hosts=(private,), wish=TlsWish.REQUIRE, mx_fault=UNSIGNED)
+    assert expect(unsigned_mx).fate == "refused"
 
 
 def test_counts_follow_the_sessions() -> None:

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from delivery_rig import CONTENT, RECIPIENT, ZONE, Issuer, Rig, make_rig
+from delivery_rig import CONTENT, RECIPIENT, ZONE, Issuer, MailHost, Rig, make_rig
 from postward.errors import StoreError
 from postward.hookspecs import hookimpl
 from postward.model import (
@@ -114,6 +114,19 @@ async def test_the_second_host_gets_what_the_first_was_not_fit_for(rig: Rig) -> 
     assert (len(rig.mx1.received), len(rig.mx2.received)) == (0, 1)
 
 
+async def test_the_second_address_gets_what_the_first_was_not_fit_for(rig: Rig) -> None:
+    """RFC 5321 §5.1: every address is tried until one takes the mail; each session is counted."""
+    rig.dns.set_zone("example.test", "@ MX 10 mx1\nmx1 A 192.0.2.1\nmx1 AAAA 2001:db8::1\n")
+    broken = MailHost("mx1.example.test", None)
+    rig.net.listen("2001:db8::1", 25, broken)
+    plug(rig, Issuer(domain=policy(), verdict=PASSED))
+    delivery = await rig.deliver()
+    assert delivery.delivered
+    assert [attempt.address for attempt in delivery.attempts] == ["2001:db8::1", "192.0.2.1"]
+    assert [result.policies[0].passed for result in rig.journal.results] == [False, True]
+    assert (broken.sessions, rig.mx1.over_tls) == (1, [True])
+
+
 async def test_a_failure_in_testing_mode_is_counted_and_mail_goes_on(rig: Rig) -> None:
     """RFC 8461 §5: as if it had not failed, but it did (RFC 8460 §4.2.2)."""
     plug(rig, Issuer(domain=policy(Mode.TESTING), verdict=EXPIRED))
@@ -140,6 +153,25 @@ async def test_a_policy_that_could_not_be_had_excludes_the_host_before_dialling(
     ] * 2
     assert all("x-test" in attempt.error for attempt in delivery.attempts)
     assert len(rig.journal.results) == 2
+
+
+async def test_an_excluded_host_shows_every_verdict_that_stood_before_dialling(rig: Rig) -> None:
+    """A policy that could not be had is told wherever it acts, also where another one rules the host out."""
+    missing = Failure(result_type=ResultType.STS_POLICY_FETCH_ERROR, reason="http-status-404")
+    plug(rig, Issuer(domain=policy(Mode.NONE, problem=missing)), "gone")
+    plug(rig, Issuer(domain=policy(Mode.TESTING, mx_patterns=("other.test",))), "testing")
+    plug(rig, Issuer(domain=policy(), verdict=PASSED), "never-judged")
+    plug(rig, Issuer(host=policy(scope=Scope.HOST, problem=PROBLEM)), "dane")
+    delivery = await rig.deliver()
+    assert (delivery.delivered, rig.net.dialled) == (False, [])
+    for attempt, result in zip(delivery.attempts, rig.journal.results, strict=True):
+        assert attempt.policies == result.policies
+        assert [(each.source, each.passed) for each in attempt.policies] == [
+            ("gone", False),
+            ("testing", False),
+            ("dane", False),
+        ]
+        assert "dnssec-invalid" in attempt.error
 
 
 async def test_a_host_that_the_policy_does_not_name_is_passed_over(rig: Rig) -> None:
@@ -250,6 +282,15 @@ async def test_requiretls_is_tried_again_while_a_host_could_not_be_reached(rig: 
     rig.net.refuse("192.0.2.2", 25)
     (outcome,) = (await rig.deliver(wish=TlsWish.REQUIRE)).recipients
     assert (outcome.delivered, outcome.permanent) == (False, False)
+
+
+async def test_requiretls_is_tried_again_where_a_policy_could_not_be_had(rig: Rig) -> None:
+    """RFC 8461 §5: nothing is final before the policy that may vouch for the host was had."""
+    rig.dns.set_zone("example.test", ZONE, "insecure")
+    plug(rig, Issuer(domain=policy(Mode.NONE, problem=PROBLEM)))
+    (outcome,) = (await rig.deliver(wish=TlsWish.REQUIRE)).recipients
+    assert (outcome.delivered, outcome.permanent, outcome.reply[:9]) == (False, False, "451 4.7.5")
+    assert (rig.mx1.received, rig.mx2.received) == ([], [])
 
 
 # --- recipients and replies ---

@@ -258,6 +258,17 @@ async def test_the_real_port_is_asked_for() -> None:
     assert rig.asked() == ["_2525._tcp.mx.example.org"]
 
 
+async def test_a_name_too_long_for_tlsa_records_has_none() -> None:
+    """RFC 1035 §2.3.4: there is no room for `_25._tcp.` before it, so there is nothing to ask for."""
+    host = ".".join(["a" * 60] * 3 + ["b" * 53, "example.org"])
+    assert len(host) == 248
+    rig = Rig(f"@ MX 10 {host}.\n{host}. A 192.0.2.1\n")
+    assert await rig.find() is None
+    required = await Rig(f"@ MX 10 {host}.\n{host}. A 192.0.2.1\n", mandatory=["example.org"]).policy()
+    assert required.problem is not None
+    assert required.problem.result_type is ResultType.DANE_REQUIRED
+
+
 async def test_address_literals_are_left_alone() -> None:
     """RFC 7672 §2.2: DANE does not apply, be it mandatory or not."""
     literal = Domain("[192.0.2.1]")

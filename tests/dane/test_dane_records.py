@@ -104,6 +104,13 @@ def test_records_of_an_answer_are_sorted_bounded_and_without_doubles() -> None:
     assert of_rdata(reversed([*flood, wanted])) == found
 
 
+def test_rubbish_does_not_crowd_out_what_is_usable() -> None:
+    """RFC 7671 §9: else enough unusable records would switch authentication off."""
+    rubbish = [Rdata(3, 1, 1, number.to_bytes(4, "big")) for number in range(4000)]
+    wanted = Rdata(2, 0, 1, DIGEST1)
+    assert usable(of_rdata([*rubbish, wanted])) == (TlsaRecord(2, 0, 1, DIGEST1),)
+
+
 @pytest.mark.parametrize("key", ["p256", "rsa", "ed25519"])
 def test_the_public_key_is_cut_out_as_it_stands(key: str) -> None:
     """RFC 6698 §2.1.2."""

@@ -62,14 +62,26 @@ async def test_transport_errors(kind: str, reason: str) -> None:
     [
         (Failure(result_type=ResultType.CERTIFICATE_EXPIRED), "certificate-expired"),
         (Failure(result_type=ResultType.CERTIFICATE_NOT_TRUSTED, reason="self-signed"), "certificate-not-trusted+self-signed"),
+        (Failure(result_type=ResultType.CERTIFICATE_HOST_MISMATCH), "certificate-host-mismatch"),
+    ],
+)
+async def test_certificate_errors(failure: Failure, reason: str) -> None:
+    """RFC 8460 §4.3.2.2: sts-webpki-invalid, with the cause as reason."""
+    error = await fetch_page(HttpError("tls", "bad certificate", failure))
+    assert (error.failure.result_type, error.failure.reason) == (WEBPKI, reason)
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
         (Failure(result_type=ResultType.VALIDATION_FAILURE, reason="x"), "validation-failure+x"),
         (None, "tls"),
     ],
 )
-async def test_certificate_errors(failure: Failure | None, reason: str) -> None:
-    """RFC 8460 §4.3.2.2: sts-webpki-invalid, with the cause as reason."""
-    error = await fetch_page(HttpError("tls", "bad certificate", failure))
-    assert (error.failure.result_type, error.failure.reason) == (WEBPKI, reason)
+async def test_a_handshake_that_came_to_no_certificate(failure: Failure | None, reason: str) -> None:
+    """RFC 8460 §4.3.2.2: TLS 1.0 only, plain text or a hang-up say nothing about PKIX; the policy could not be retrieved."""
+    error = await fetch_page(HttpError("tls", "no TLS", failure))
+    assert (error.failure.result_type, error.failure.reason) == (FETCH, reason)
 
 
 @pytest.mark.parametrize("page", [b"", b"<html>\nfine</html>", POLICY.replace(b"STSv1", b"STSv2"), POLICY + b"\xff\n"])
@@ -82,3 +94,4 @@ async def test_a_page_that_is_no_policy(page: bytes) -> None:
 async def test_what_was_served_is_evidence() -> None:
     """RFC 8460 §4.5: the policy as declared, errors included."""
     assert (await fetch_page(b"version: STSv2\nmode: x")).evidence == ("version: STSv2", "mode: x")
+    assert (await fetch_page(b"version: STSv1\nx: \xff\n")).evidence == ("version: STSv1", "x: \N{REPLACEMENT CHARACTER}")

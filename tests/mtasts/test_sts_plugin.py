@@ -384,6 +384,36 @@ async def test_a_refresh_that_fails_keeps_the_policy_and_waits_an_hour(sts: Any,
     assert (policy.mode, policy.notes) == (Mode.ENFORCE, ())
 
 
+async def test_a_refresh_that_fails_gives_no_expired_policy_away(sts: Any, autojump_clock: MockClock) -> None:
+    """A delivery may wait for a refresh that is under way; when the policy expires meanwhile, it does not act any more."""
+    sts.publish("v=STSv1; id=1")
+    sts.serve(max_age=20)
+    await sts.ask()
+    await trio.sleep(10)
+    sts.page(500)
+    sts.core.http.delay = 15.0
+    answers: list[Any] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sts.plugin._discovery.refresh_due)
+        await trio.sleep(5)
+        answers.append(await sts.ask())
+    assert (answers[0].mode, sts.fetches) == (Mode.NONE, 2)
+
+
+async def test_a_refresh_of_an_unreadable_policy_that_fails_breaks_nothing(sts: Any, autojump_clock: MockClock) -> None:
+    """Another version may have stored what this one cannot read."""
+    sts.publish("v=STSv1; id=1")
+    sts.serve()
+    await sts.ask()
+    await sts.core.store.write(
+        lambda connection: connection.exec_driver_sql("UPDATE mtasts_policies SET policy_text = 'version: STSv0'")
+    )
+    sts.page(500)
+    await trio.sleep(25 * HOUR)
+    await sts.plugin._discovery.refresh_due()
+    assert (sts.fetches, (await sts.ask()).problem.reason) == (2, "back-off-after-recent-fetch-error")
+
+
 async def test_a_policy_is_renewed_while_dns_is_in_trouble(sts: Any, autojump_clock: MockClock) -> None:
     sts.publish("v=STSv1; id=1")
     sts.serve(max_age=2 * 86_400)

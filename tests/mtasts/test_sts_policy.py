@@ -33,6 +33,13 @@ def test_the_first_of_duplicates_counts_and_unknown_fields_are_kept() -> None:
     assert read.extensions == (("new", "a \xfc b"), ("Mode", "none"))
 
 
+def test_an_extension_may_hold_any_utf8() -> None:
+    """§3.2 grammar: UTF8-2 to UTF8-4, which is more than letters; supersets must be accepted."""
+    read = parse(EXAMPLE + "new: a\x85b\u2028\U0001f600\n")
+    assert read.extensions == (("new", "a\x85b\u2028\U0001f600"),)
+    assert lines("new: \x85\x9b31m") == ("new: \N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}31m",)
+
+
 def test_max_age_is_a_year_at_most() -> None:
     """§3.2: maximum 31557600; larger values are taken as that."""
     assert parse(EXAMPLE.replace("604800", "9999999999")).max_age == MAX_AGE == 31557600

@@ -29,11 +29,12 @@ _MAX_HEAD: Final = 32 * 1024
 _MAX_INTERIM: Final = 8
 _MAX_ADDRESSES: Final = 8
 _CHUNK: Final = 16 * 1024
+_NO_SUCCESS: Final = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpResponse:
-    """Status, headers with lower-case names (first of each), and the whole body."""
+    """Status, headers with lower-case names (first of each), and the body: whole, or of a status from 300 what fits."""
 
     status: int
     headers: Mapping[str, str]
@@ -269,6 +270,8 @@ async def _receive(stream: trio.abc.Stream, connection: h11.Connection, limits: 
             head = event
         elif isinstance(event, h11.Data):
             if len(body) + len(event.data) > limits.max_body:
+                if head is not None and head.status_code >= _NO_SUCCESS:
+                    return HttpResponse(status=head.status_code, headers=_first(head), body=bytes(body))
                 raise HttpError("too-large", f"the body is larger than {limits.max_body} bytes")
             body += event.data
         elif isinstance(event, h11.EndOfMessage) and head is not None:
@@ -291,6 +294,8 @@ async def _read(stream: trio.abc.Stream) -> bytes:
 def _check_head(response: h11.Response, limits: _Limits) -> None:
     if sum(len(name) + len(value) + 4 for name, value in response.headers) > _MAX_HEAD:
         raise HttpError("too-large", f"more than {_MAX_HEAD} bytes of headers")
+    if response.status_code >= _NO_SUCCESS:
+        return  # the status says it all, whatever page comes with it
     fields = _first(response)
     if (encoding := fields.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
         raise HttpError("protocol", f"the body is encoded, although that was not accepted: {encoding[:80]!r}")

@@ -248,6 +248,11 @@ class Dialler:
 
     def _requirement_met(self, connection: SmtpConnection, session: Session) -> bool:
         if session.tls is None or not authenticated(session.verdicts, secure_mx=self.secure_mx, pkix=session.pkix):
+            if problem := next((policy.problem for policy in self.policies if policy.problem), None):
+                # The policy that would have vouched may be had later.
+                why = problem.reason or problem.result_type.value
+                session.error = f"451 4.7.5 REQUIRETLS needs a server that a policy vouches for, and it could not be had: {why}"
+                return False
             session.error = f"550 {REQUIRETLS_UNMET} REQUIRETLS needs a server that a policy or DNSSEC vouches for"
         elif "REQUIRETLS" not in connection.extensions:
             session.error = f"550 {REQUIRETLS_UNMET} the server does not support REQUIRETLS"

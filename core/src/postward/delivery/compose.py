@@ -39,9 +39,10 @@ def prior_verdict(policy: TlsPolicy, host: Domain) -> Verdict | None:
 
 
 def exclusions(policies: Sequence[TlsPolicy], host: Domain) -> list[tuple[TlsPolicy, Verdict]]:
-    """The enforcing policies that rule a host out before dialling, each with its verdict."""
-    verdicts = [(policy, prior_verdict(policy, host)) for policy in policies if policy.mode is Mode.ENFORCE]
-    return [(policy, verdict) for policy, verdict in verdicts if verdict is not None]
+    """All verdicts that stand before dialling, if one of them is that of an enforcing policy and so rules the host out."""
+    verdicts = [(policy, prior_verdict(policy, host)) for policy in policies]
+    known = [(policy, verdict) for policy, verdict in verdicts if verdict is not None]
+    return [] if may_proceed(known) else known
 
 
 def needs_tls(policies: Sequence[TlsPolicy], wish: TlsWish, *, always: bool) -> bool:

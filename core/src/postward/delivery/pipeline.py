@@ -301,11 +301,16 @@ class Pipeline:
         self._report(run, mx.name, session, results, address="", started=started)
 
     async def _to_address(self, run: _Run, dialler: Dialler, address: str) -> bool:
-        """Try one address, in clear again where TLS broke and that is allowed. Whether the host needs no further address."""
+        """Try one address, in clear again where TLS broke and that is allowed. Whether the host needs no further address.
+
+        It does as long as no server said anything of the mail: each address may be another machine (RFC 5321 §5.1).
+        """
         session, results = await self._connect(run, dialler, address)
-        if session.tls_broken and not dialler.tls_needed and run.offer.message is not None:
-            await self._connect(run, dialler, address, instead_of=results)
-        return session.counted or session.refused is not None
+        if run.offer.message is None:
+            return session.counted or session.refused is not None
+        if session.tls_broken and not dialler.tls_needed:
+            session, _ = await self._connect(run, dialler, address, instead_of=results)
+        return session.replies is not None or session.refused is not None or session.requiretls_unmet
 
     async def _connect(
         self, run: _Run, dialler: Dialler, address: str, *, instead_of: tuple[PolicyResult, ...] | None = None

@@ -108,10 +108,18 @@ async def resolve_host(mx: MxHost, resolver: Resolver) -> MxHost:
 
 
 async def _alias_security(name: Domain, resolver: Resolver, *, secure: bool) -> Security:
-    """What DNSSEC says of the first CNAME alone: the bit of a chain speaks for all of it (RFC 7672 §2.2.2)."""
+    """What DNSSEC says of the first CNAME alone: the bit of a chain speaks for all of it (RFC 7672 §2.2.2).
+
+    Raises `RouteError` when that cannot be told: taking it as insecure would switch DANE off for whoever blocks the answer.
+    """
     if secure:
         return Security.SECURE
-    return (await resolver.query(name, "CNAME")).security
+    if resolver.validating is False:
+        return Security.INSECURE
+    answer = await resolver.query(name, "CNAME")
+    if answer.status is Status.FAILED:
+        raise _failed(answer, f"alias {name}")
+    return answer.security
 
 
 def _interleave(answers: tuple[Answer, Answer]) -> tuple[str, ...]:

@@ -127,6 +127,11 @@ class Case:
         """The recipient domain."""
         return f"{self.name}.{TOP}"
 
+    @property
+    def secure_mx(self) -> bool:
+        """Whether DNSSEC vouches for the names of its hosts."""
+        return self.signing is Signing.SECURE and not (self.mx_fault and self.mx_fault.unsigned)
+
     def host_name(self, host: Host) -> str:
         """The full name of a host."""
         return self.domain if self.implicit_mx else f"{host.label}.{self.domain}"
@@ -161,7 +166,7 @@ def expect(case: Case, without: Collection[str] = ()) -> Expectation:
     """What must come of mail to a case, with some plugins unplugged."""
     if case.null_mx:
         return Expectation("refused", "", ())
-    if case.mx_fault is not None:
+    if case.mx_fault is not None and case.mx_fault.rcode is not None:
         failure = _no_policy(ResultType.DNSSEC_INVALID)
         return Expectation("deferred", "", (Session(case.domain, (failure,)),))
     sessions: list[Session] = []
@@ -174,7 +179,9 @@ def expect(case: Case, without: Collection[str] = ()) -> Expectation:
         bound = [line for line in lines if line.mode is Mode.ENFORCE]
         if case.wish is not TlsWish.IGNORE and not all(line.passed for line in bound):
             continue
-        proven = bool(bound) or (case.signing is Signing.SECURE and host.certificate is Certificate.GOOD)
+        # Unusable records prove nothing, and TLSA records nothing of the next hop where anybody could have named the host.
+        vouching = [line for line in bound if line.result_type is None and (line.kind != "tlsa" or case.secure_mx)]
+        proven = bool(vouching) or (case.secure_mx and host.certificate is Certificate.GOOD)
         if case.wish is TlsWish.REQUIRE and (host.failure or not proven):
             unmet += 1
             continue

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 from postward.lab.case import Case, Certificate, Host, Policy, sts, tlsa
+from postward.lab.cases_dane import BOTH, DANE, OWN_KEY
 from postward.lab.https import Serving
 from postward.lab.mx import Behaviour
-from postward.lab.zones import BOGUS, SERVFAIL, UNSIGNED, Signing
+from postward.lab.zones import BOGUS, Signing
 from postward.model import Mode, ResultType, TlsWish
 
 _ENFORCE, _TESTING, _NONE = Mode.ENFORCE, Mode.TESTING, Mode.NONE
@@ -25,8 +26,6 @@ _FETCH = ResultType.STS_POLICY_FETCH_ERROR
 _WEBPKI = ResultType.STS_WEBPKI_INVALID
 _SYNTAX = ResultType.STS_POLICY_INVALID
 
-_OWN_KEY: Final = ("3 1 1 {spki}",)
-_OTHER_KEY: Final = ("3 1 1 {wrong}",)
 _HTTPS: Final = ("https",)
 _BOTH: Final = ("mail", "https")
 
@@ -135,6 +134,12 @@ STS: Final = (
         by=_HTTPS,
     ),
     Case(
+        name="sts-testing-good",
+        why="MTA-STS in testing, satisfied",
+        policy=Policy(mode=_TESTING),
+        hosts=(Host(lines=(sts(_TESTING),)),),
+    ),
+    Case(
         name="sts-testing-wrong-name",
         why="MTA-STS in testing, certificate of another host: delivered, and told",
         policy=Policy(mode=_TESTING),
@@ -204,6 +209,18 @@ STS: Final = (
         hosts=(Host(lines=(sts(_NONE, _WEBPKI),)),),
     ),
     Case(
+        name="sts-policy-wrong-name",
+        why="the policy host has the certificate of another host",
+        policy=Policy(certificate=Certificate.WRONG_NAME),
+        hosts=(Host(lines=(sts(_NONE, _WEBPKI),)),),
+    ),
+    Case(
+        name="sts-policy-web-page",
+        why="a web page in the place of a policy, with status 200",
+        policy=Policy(text="<!DOCTYPE html>\n<title>Welcome</title>\n"),
+        hosts=(Host(lines=(sts(_NONE, _SYNTAX),)),),
+    ),
+    Case(
         name="sts-policy-syntax",
         why="a policy that cannot be read",
         policy=Policy(text="version: STSv1\r\nmode: enfroce\r\nmax_age: 86400\r\nmx: mx.sts-policy-syntax.test\r\n"),
@@ -215,116 +232,6 @@ STS: Final = (
         why="two MTA-STS records, so none that counts",
         policy=Policy(records=("v=STSv1; id=1;", "v=STSv1; id=2;")),
         hosts=(Host(lines=(sts(_NONE, _FETCH),)),),
-    ),
-)
-
-DANE: Final = (
-    Case(name="dane-ee", why="DANE-EE matches the key", hosts=(Host(tlsa=_OWN_KEY, lines=(tlsa(),)),), by=_BOTH),
-    Case(
-        name="dane-ee-expired",
-        why="DANE-EE matches; expiry does not matter then",
-        hosts=(Host(certificate=Certificate.EXPIRED, tlsa=_OWN_KEY, lines=(tlsa(),)),),
-    ),
-    Case(
-        name="dane-ee-self-signed",
-        why="DANE-EE matches; nobody else has to vouch for the certificate",
-        hosts=(Host(certificate=Certificate.SELF_SIGNED, tlsa=("3 0 1 {cert}", *_OTHER_KEY), lines=(tlsa(),)),),
-    ),
-    Case(
-        name="dane-mismatch",
-        why="DANE-EE, but another key: no mail, whatever WebPKI says",
-        hosts=(Host(tlsa=_OTHER_KEY, lines=(tlsa(_INVALID),)),),
-        by=_HTTPS,
-    ),
-    Case(
-        name="dane-ta",
-        why="DANE-TA names an authority that only DNS vouches for",
-        hosts=(Host(certificate=Certificate.PRIVATE, tlsa=("2 0 1 {issuer}",), lines=(tlsa(),)),),
-    ),
-    Case(
-        name="dane-ta-wrong-name",
-        why="DANE-TA matches, but the certificate is for another host",
-        hosts=(Host(certificate=Certificate.PRIVATE_WRONG_NAME, tlsa=("2 0 1 {issuer}",), lines=(tlsa(_MISMATCH),)),),
-    ),
-    Case(
-        name="dane-unusable",
-        why="TLSA records, none of them usable: TLS without authentication, never cleartext",
-        hosts=(
-            Host(
-                certificate=Certificate.SELF_SIGNED,
-                tlsa=("1 1 1 {spki}", "3 1 9 {spki}"),
-                lines=(tlsa(note=ResultType.TLSA_INVALID),),
-            ),
-        ),
-        by=_HTTPS,
-    ),
-    Case(
-        name="dane-no-starttls",
-        why="DANE, STARTTLS not offered, as if somebody had cut it out",
-        hosts=(Host(behaviour=Behaviour.NO_STARTTLS, tlsa=_OWN_KEY, lines=(tlsa(_NO_STARTTLS),)),),
-    ),
-    Case(
-        name="dane-old-tls",
-        why="DANE, TLS 1.0 only",
-        hosts=(Host(behaviour=Behaviour.OLD_TLS, tlsa=_OWN_KEY, lines=(tlsa(_INVALID),)),),
-    ),
-    Case(
-        name="dane-unsigned-zone",
-        why="TLSA records without DNSSEC say nothing",
-        hosts=(Host(tlsa=_OTHER_KEY),),
-        signing=Signing.INSECURE,
-    ),
-    Case(
-        name="dane-unsigned-tlsa",
-        why="signed addresses, but TLSA records from an unsigned zone: they say nothing",
-        hosts=(Host(tlsa=_OTHER_KEY, tlsa_fault=UNSIGNED),),
-    ),
-    Case(
-        name="dane-bogus",
-        why="TLSA records with broken signatures: the host must not be used",
-        hosts=(Host(tlsa=_OWN_KEY, tlsa_fault=BOGUS, lines=(tlsa(_DNSSEC),)),),
-        by=_HTTPS,
-    ),
-    Case(
-        name="dane-servfail",
-        why="TLSA records that cannot be looked up: not the same as none",
-        hosts=(Host(tlsa=_OWN_KEY, tlsa_fault=SERVFAIL, lines=(tlsa(_DNSSEC),)),),
-    ),
-    Case(
-        name="dane-second-mx",
-        why="DANE, the first host fails, the second takes the mail",
-        hosts=(
-            Host(label="mx1", tlsa=_OTHER_KEY, lines=(tlsa(_INVALID),)),
-            Host(label="mx2", tlsa=_OWN_KEY, lines=(tlsa(),)),
-        ),
-    ),
-)
-
-BOTH: Final = (
-    Case(
-        name="both-good",
-        why="DANE and MTA-STS, both satisfied",
-        policy=Policy(),
-        hosts=(Host(tlsa=_OWN_KEY, lines=(sts(_ENFORCE), tlsa())),),
-    ),
-    Case(
-        name="both-sts-fails",
-        why="DANE is satisfied, MTA-STS is not: every enforcing policy counts",
-        policy=Policy(),
-        hosts=(Host(certificate=Certificate.SELF_SIGNED, tlsa=_OWN_KEY, lines=(sts(_ENFORCE, _UNTRUSTED), tlsa())),),
-    ),
-    Case(
-        name="both-dane-fails",
-        why="MTA-STS is satisfied, DANE is not, and cannot be overridden (RFC 8461 §2)",
-        policy=Policy(),
-        hosts=(Host(tlsa=_OTHER_KEY, lines=(sts(_ENFORCE), tlsa(_INVALID))),),
-        by=_HTTPS,
-    ),
-    Case(
-        name="both-sts-testing",
-        why="DANE is satisfied, MTA-STS in testing is not: delivered, and told",
-        policy=Policy(mode=_TESTING),
-        hosts=(Host(certificate=Certificate.SELF_SIGNED, tlsa=_OWN_KEY, lines=(sts(_TESTING, _UNTRUSTED), tlsa())),),
     ),
 )
 
@@ -350,6 +257,40 @@ WISHES: Final = (
         why="REQUIRETLS, and nothing vouches for the name of the host: refused",
         wish=TlsWish.REQUIRE,
         signing=Signing.INSECURE,
+    ),
+    Case(
+        name="requiretls-sts",
+        why="REQUIRETLS: an enforced MTA-STS policy vouches for the host, though nothing is signed",
+        wish=TlsWish.REQUIRE,
+        policy=Policy(),
+        signing=Signing.INSECURE,
+        hosts=(Host(lines=(sts(_ENFORCE),)),),
+    ),
+    Case(
+        name="requiretls-testing",
+        why="REQUIRETLS, and MTA-STS only in testing: that vouches for nothing",
+        wish=TlsWish.REQUIRE,
+        policy=Policy(mode=_TESTING),
+        signing=Signing.INSECURE,
+        hosts=(Host(lines=(sts(_TESTING),)),),
+    ),
+    Case(
+        name="requiretls-dane",
+        why="REQUIRETLS: TLSA records vouch for a certificate that nobody else does",
+        wish=TlsWish.REQUIRE,
+        hosts=(Host(certificate=Certificate.SELF_SIGNED, tlsa=OWN_KEY, lines=(tlsa(),)),),
+    ),
+    Case(
+        name="requiretls-unusable",
+        why="REQUIRETLS, and TLSA records none of which is usable: TLS, but nothing that vouches (erratum 7705)",
+        wish=TlsWish.REQUIRE,
+        hosts=(Host(certificate=Certificate.SELF_SIGNED, tlsa=("1 1 1 {spki}",), lines=(tlsa(note=ResultType.TLSA_INVALID),)),),
+    ),
+    Case(
+        name="tls-required-no-dane",
+        why="TLS-Required: No overrules TLSA records that cannot be looked up, too",
+        wish=TlsWish.IGNORE,
+        hosts=(Host(tlsa=OWN_KEY, tlsa_fault=BOGUS, lines=(tlsa(_DNSSEC),)),),
     ),
     Case(
         name="tls-required-no",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from postward.errors import InvalidName
 from postward.model import Destination, MxHost, Security
 from postward.names import Domain
 
@@ -36,6 +37,9 @@ def reference_names(destination: Destination, mx: MxHost, base: Domain) -> tuple
     return tuple(dict.fromkeys(names))
 
 
-def tlsa_name(base: Domain, port: int) -> str:
-    """The owner name of the TLSA records of a TCP service (RFC 6698 §3)."""
-    return f"_{port}._tcp.{base}"
+def tlsa_name(base: Domain, port: int) -> Domain | None:
+    """The owner name of the TLSA records of a TCP service (RFC 6698 §3); None for a base so long that there can be none."""
+    try:
+        return Domain(f"_{port}._tcp.{base}")
+    except InvalidName:
+        return None

@@ -70,7 +70,9 @@ class Dane:
             return self._required(destination, mx.name, "resolver-does-not-validate")
         candidates = base.base_domains(mx)
         for candidate in candidates:
-            answer = await self.core.dns.query(base.tlsa_name(candidate, mx.port), "TLSA")
+            if (owner := base.tlsa_name(candidate, mx.port)) is None:
+                continue
+            answer = await self.core.dns.query(owner, "TLSA")
             if answer.failure is not None:
                 failure = Failure(
                     result_type=ResultType.DNSSEC_INVALID,

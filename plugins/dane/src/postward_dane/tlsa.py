@@ -53,10 +53,14 @@ def parse(text: str) -> TlsaRecord:
 
 
 def of_rdata(records: Iterable[Any]) -> tuple[TlsaRecord, ...]:
-    """Records of a DNS answer, sorted, without doubles; at most `MAX_RECORDS`, DANE-EE before others."""
+    """Records of a DNS answer, sorted, without doubles; at most `MAX_RECORDS`, usable ones first and of those DANE-EE.
+
+    Rubbish must not crowd out what is usable: "none is usable" would end authentication.
+    """
     found = {TlsaRecord(record.usage, record.selector, record.mtype, bytes(record.cert)) for record in records}
-    kept = sorted(found, key=lambda record: (record.usage != DANE_EE, record))[:MAX_RECORDS]
-    return tuple(sorted(kept))
+    if len(found) > MAX_RECORDS:
+        found = set(sorted(found, key=lambda each: (bool(unusable(each)), each.usage != DANE_EE, each))[:MAX_RECORDS])
+    return tuple(sorted(found))
 
 
 def unusable(record: TlsaRecord) -> str:

@@ -52,7 +52,11 @@ class Discovery:
 
     async def _discover(self, domain: Domain) -> TlsPolicy | None:
         found, failure = await self._look_up(domain)
-        entry = await self._load(domain)
+        return await self._decide(domain, found, failure, await self._load(domain))
+
+    async def _decide(
+        self, domain: Domain, found: StsRecord | Lookup, failure: Failure | None, entry: Entry | None
+    ) -> TlsPolicy | None:
         now = self._core.clock.now()
         step = cache.next_step(entry, found, now)
         if step is Step.FETCH and isinstance(found, StsRecord):
@@ -159,8 +163,9 @@ class Discovery:
         due: list[Entry] = []
         page = await self._page("")
         while page:
-            due += (replace(entry, text="") for entry in page if cache.refresh_due(entry, now))
-            await self._forget(*(entry for entry in page if cache.disposable(entry, now)))
+            useless = [entry for entry in page if cache.disposable(entry, now)]
+            due += (replace(entry, text="") for entry in page if entry not in useless and cache.refresh_due(entry, now))
+            await self._forget(*useless)
             page = await self._page(page[-1].domain)
         return due
 
@@ -174,21 +179,19 @@ class Discovery:
             limiter.release_on_behalf_of(entry)
 
     async def _refresh(self, domain: Domain) -> TlsPolicy | None:
-        """Fetch the policy whatever the record says, so that it does not expire while DNS is in trouble."""
+        """Fetch the policy whatever the record says, so that it does not expire while DNS is in trouble.
+
+        Where that fails, a delivery that waits for it gets what any other one would get now.
+        """
         found, failure = await self._look_up(domain)
         entry = await self._load(domain)
-        if entry is None:
-            return None
-        if found is Lookup.ABSENT and entry.mode is Mode.NONE:
-            await self._forget(entry)
-            return None
+        if entry is None or (found is Lookup.ABSENT and entry.mode is Mode.NONE):
+            return await self._decide(domain, found, failure, entry)
         record_id = found.id if isinstance(found, StsRecord) else entry.record_id
         try:
-            renewed = await self._fetch(domain, record_id, entry, in_use=False)
-        except FetchError as exc:
-            notes = tuple(cache.fallback(each) for each in (failure, exc.failure) if each is not None)
-            return cache.apply(entry, notes)
-        return cache.apply(renewed)
+            return cache.apply(await self._fetch(domain, record_id, entry, in_use=False))
+        except FetchError:
+            return await self._decide(domain, found, failure, await self._load(domain))
 
 
 def _fetch_error(reason: str, detail: str) -> Failure:

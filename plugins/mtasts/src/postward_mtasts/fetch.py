@@ -22,6 +22,9 @@ PATH: Final = "/.well-known/mta-sts.txt"
 TIME_LIMIT: Final = 60.0
 
 _SLUGS: Final = {"dns": "dns-lookup-failed"}
+_CERTIFICATE: Final = frozenset(
+    {ResultType.CERTIFICATE_HOST_MISMATCH, ResultType.CERTIFICATE_EXPIRED, ResultType.CERTIFICATE_NOT_TRUSTED}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,20 +65,21 @@ async def fetch(http: HttpClient, domain: Domain, *, timeout: float = TIME_LIMIT
         failure = Failure(result_type=ResultType.STS_POLICY_FETCH_ERROR, reason=f"http-status-{response.status}", detail=detail)
         raise FetchError(failure)
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    text = ""
     try:
         text = policy.decode(response.body)
         return Fetched(policy=policy.parse(text), text=text, media_type=media_type)
     except PolicyError as exc:
         detail = f"https://{host}{PATH} is no policy: {exc}"
         failure = Failure(result_type=ResultType.STS_POLICY_INVALID, reason="policy-syntax-error", detail=detail)
-        raise FetchError(failure, policy.lines(text)) from exc
+        raise FetchError(failure, policy.lines(response.body.decode("utf-8", "replace"))) from exc
 
 
 def _http_failure(host: Domain, error: HttpError) -> Failure:
+    """A certificate that PKIX does not accept is told apart from a handshake that got to none, such as TLS 1.0 only."""
     detail = f"https://{host}{PATH}: {error}"
-    if error.kind != "tls":
+    said = error.failure
+    if said is None:
         reason = _SLUGS.get(error.kind, error.kind)
         return Failure(result_type=ResultType.STS_POLICY_FETCH_ERROR, reason=reason, detail=detail)
-    parts = [error.failure.result_type.value, error.failure.reason] if error.failure else ["tls"]
-    return Failure(result_type=ResultType.STS_WEBPKI_INVALID, reason="+".join(part for part in parts if part), detail=detail)
+    kind = ResultType.STS_WEBPKI_INVALID if said.result_type in _CERTIFICATE else ResultType.STS_POLICY_FETCH_ERROR
+    return Failure(result_type=kind, reason="+".join(filter(None, (said.result_type.value, said.reason))), detail=detail)

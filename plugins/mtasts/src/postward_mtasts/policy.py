@@ -24,6 +24,8 @@ _SHOWN_LENGTH: Final = 500
 
 _LINE_END: Final = re.compile(r"\r?\n")
 _KEY: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,31}):")
+# The grammar takes any UTF-8 that is not ASCII; what is shown to people must not steer their terminals.
+_NOT_ALLOWED: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 _SECONDS: Final = re.compile(r"[0-9]{1,10}")
 
@@ -108,7 +110,7 @@ def _split(text: str) -> list[str]:
 
 
 def _field(line: str, number: int) -> tuple[str, str]:
-    if control := _CONTROL.search(line):
+    if control := _NOT_ALLOWED.search(line):
         raise PolicyError(f"control character {control[0]!r}", line=number)
     key = _KEY.match(line)
     if key is None:
