@@ -20,17 +20,22 @@ from postward import hookspecs
 from postward.clock import Clock, SystemClock
 from postward.core import Core
 from postward.delivery.pipeline import Pipeline
-from postward.dkim import Signer, SigningKey
+from postward.dkim import Signer
+from postward.dkim.configured import find_submitter, load_keys
 from postward.dns.resolver import SystemResolver
 from postward.emission import Emitter
 from postward.errors import ConfigError, PluginError, PostwardError
 from postward.hooks import Hooks, Outcome
 from postward.http import H11Client
 from postward.inbound import Judged, judge
-from postward.model import ConnectionReport, Delivery, Endpoint, InboundMessage, Message, ReportJob, Schema, TlsWish
+from postward.model import Delivery, Endpoint, InboundMessage, Message, ReportJob, Schema, TlsWish
 from postward.names import Domain
 from postward.net import Network, TcpNetwork
+from postward.observe import Observers
 from postward.plugins import Plugins
+from postward.queue.store import Queue
+from postward.queue.tables import SCHEMA as QUEUE_SCHEMA
+from postward.queue.types import ALL, Shards
 from postward.reports.outbox import Outbox
 from postward.reports.schedule import ReportRun, Scheduler
 from postward.reports.sender import Sender, SendRun
@@ -48,8 +53,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-OBSERVERS_AT_ONCE: Final = 1000
 LEAVE_WITHIN: Final = 5.0
+NODE_SCHEMAS: Final = {"queue": QUEUE_SCHEMA}
 HAND_OVER_WITHIN: Final = 60.0
 
 
@@ -88,7 +93,8 @@ class App:
 
     Entering it loads the plugins, opens and migrates the databases, asks the resolver for its self-test and starts handing
     results to the plugins. With `service`, background tasks and the report schedule run too, as `postward run` wants;
-    without, only what is asked for happens. `extra` are plugin objects to add to the configured ones, by name.
+    without, only what is asked for happens. Of several processes of a node, one has the `service` and hands out results
+    (`emit`), and each has its `shards` of the queue. `extra` are plugin objects to add to the configured ones, by name.
     """
 
     def __init__(
@@ -101,12 +107,14 @@ class App:
         trust: TrustStore | None = None,
         inline: bool = False,
         service: bool = False,
+        emit: bool = True,
+        shards: Shards = ALL,
         extra: Mapping[str, object] | None = None,
     ) -> None:
         self.config = config
         self.log: FilteringBoundLogger = structlog.get_logger("postward")
         self.clock = clock or SystemClock()
-        self._inline, self._service = inline, service
+        self._inline, self._service, self._emit, self._shards = inline, service, emit, shards
         self.signer = Signer(load_keys(config))
         self.submitter = find_submitter(config, self.signer)
         with _naming_the_file(config):
@@ -116,13 +124,12 @@ class App:
         self.trust = trust or TrustStore(config.tls.ca_file)
         self.plugins = Plugins()
         self.hooks = self.plugins.hooks
+        self._observers = Observers(self.hooks, self.log)
         self.net = HookedNetwork(self.hooks, net or TcpNetwork(config.net.port_map))
         self.http = H11Client(self.net, self.dns, self.trust, clock=self.clock)
         self._cores: dict[str, Core] = {}
         self._extra = extra or {}
         self._stack = AsyncExitStack()
-        self._observing = 0
-        self._told = trio.Event()
 
     def core_for(self, plugin: str) -> Core:
         """The services as one plugin sees them, made once."""
@@ -173,6 +180,7 @@ class App:
                     node_path=config.core.data_dir / "node.db",
                     node=config.core.node,
                     schemas=schemas,
+                    node_schemas=NODE_SCHEMAS,
                     consumers=consumers,
                     clock=self.clock,
                     inline=self._inline,
@@ -181,22 +189,25 @@ class App:
             for core in self._cores.values():
                 core.store = self.store
             self.outbox = Outbox(self.store.results, node=config.core.node)
+            spool = config.core.data_dir / "spool"
+            self.queue = Queue(self.store.node_db, self.store.journal, spool, self.clock, shards=self._shards)
             self.sender = self._make_sender()
             self.pipeline = self._make_pipeline()
             await self._test_resolver()
             for plugin in self.hooks.plugins_for(hookspecs.lifespan):
                 await stack.enter_async_context(await self._lifespan(plugin))
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+                self._observers.begin(nursery)
                 self.emitter = Emitter(self.hooks, self.store, consumers, self.clock, self.log)
-                await nursery.start(self.emitter.run)
+                if self._emit:
+                    await nursery.start(self.emitter.run)
                 if self._service:
                     self._start_service(nursery)
                 try:
                     yield
                 finally:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_WITHIN):
-                        await self._wait_for_observers()
+                        await self._observers.wait()
                     nursery.cancel_scope.cancel()
 
     # --- what it is for ---
@@ -239,7 +250,7 @@ class App:
             hostname=self.config.core.hostname,
             tls_always=self.config.delivery.min_tls == "required",
             log=self.log,
-            observe=self._observe,
+            observe=self._observers.tell,
         )
 
     def _make_sender(self) -> Sender:
@@ -294,31 +305,6 @@ class App:
         for problem in tested.problems:
             self.log.warning("resolver", validating=tested.validating, problem=problem)
 
-    # --- observers ---
-
-    def _observe(self, report: ConnectionReport) -> None:
-        """Tell the plugins what a connection came to, off the delivery path: none of them may slow mail down."""
-        if not self.hooks.plugins_for(hookspecs.connection_closed):
-            return
-        if self._observing >= OBSERVERS_AT_ONCE:
-            self.log.warning("observers-too-slow", dropped=str(report.host))
-            return
-        self._observing += 1
-        self._nursery.start_soon(self._tell, report)
-
-    async def _tell(self, report: ConnectionReport) -> None:
-        try:
-            await self.hooks.notify(hookspecs.connection_closed, connection=report)
-        finally:
-            self._observing -= 1
-            if not self._observing:
-                told, self._told = self._told, trio.Event()
-                told.set()
-
-    async def _wait_for_observers(self) -> None:
-        while self._observing:
-            await self._told.wait()
-
 
 @contextmanager
 def _naming_the_file(config: Config) -> Iterator[None]:
@@ -327,31 +313,6 @@ def _naming_the_file(config: Config) -> Iterator[None]:
         yield
     except ConfigError as exc:
         raise ConfigError(exc.message, file=exc.file or str(config.file or ""), key=exc.key, hint=exc.hint) from exc
-
-
-def load_keys(config: Config) -> list[SigningKey]:
-    """The DKIM keys of a configuration. Raises `ConfigError`."""
-    keys: list[SigningKey] = []
-    for number, entry in enumerate(config.dkim):
-        where = f"dkim[{number}].key_file"
-        try:
-            keys.append(SigningKey.load(entry.domain, entry.selector, entry.key_file.read_bytes()))
-        except OSError as exc:
-            raise ConfigError(f"{entry.key_file}: {exc.strerror}", file=str(config.file or ""), key=where) from exc
-        except PostwardError as exc:
-            raise ConfigError(str(exc), file=str(config.file or ""), key=where) from exc
-    return keys
-
-
-def find_submitter(config: Config, signer: Signer) -> Domain | None:
-    """The domain that reports come from: the configured one, or the nearest above the hostname that has a DKIM key.
-
-    None when there is no key for it: an unsigned report must not be sent (RFC 8460 §3).
-    """
-    candidate: Domain | None = config.reports.submitter or config.core.hostname
-    while candidate is not None and candidate not in signer.domains:
-        candidate = None if config.reports.submitter else candidate.parent
-    return candidate
 
 
 def _endless(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[BaseException | None]]:

@@ -92,6 +92,7 @@ def _network(value: object) -> IPv4Network | IPv6Network:
         raise ValueError("should be a network such as '127.0.0.0/8' or '::1/128', without host bits") from None
 
 
+LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 
 
@@ -170,10 +171,17 @@ class NetConfig(Section):
 
 
 class DeliveryConfig(Section):
-    """What every delivery needs, whatever the policies say."""
+    """What every delivery needs, whatever the policies say, and how hard the queue tries.
+
+    `workers` processes share `connections`, of which one destination gets at most `connections_per_destination`.
+    """
 
     min_tls: Literal["opportunistic", "required"] = "opportunistic"
     workers: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
+    connections: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 400
+    connections_per_destination: Annotated[int, Field(strict=True, ge=1, le=1000)] = 10
+    expire_hours: Annotated[float, Field(strict=True, gt=0, le=24 * 365)] = 120.0
+    delay_notice_hours: Annotated[float, Field(strict=True, gt=0, le=24 * 365)] = 4.0
 
 
 class ReportsConfig(Section):
@@ -195,18 +203,32 @@ class DkimConfig(Section):
 
 
 class ListenConfig(Section):
-    """One listener. `networks` may relay without logging in; a certificate makes it offer STARTTLS."""
+    """One listener. Clients in `networks` may send without logging in; on a Unix socket everybody who can open it may.
+
+    A certificate makes it offer STARTTLS; `tls = "required"` takes no mail without it, `"implicit"` begins with the handshake
+    (RFC 8314). `users_file` lets those in it log in, over TLS. A client is one IP address.
+    """
 
     kind: Literal["smtp", "submission", "lmtp"]
     bind: Bind
-    networks: tuple[Network, ...] = ()
+    networks: tuple[Network, ...] = LOOPBACK
+    tls: Literal["starttls", "required", "implicit"] = "starttls"
     cert_file: FilePath | None = None
     key_file: FilePath | None = None
+    users_file: FilePath | None = None
+    max_message_bytes: Annotated[int, Field(strict=True, ge=65_536, le=2**40)] = 50 * 1024 * 1024
+    max_recipients: Annotated[int, Field(strict=True, ge=100, le=100_000)] = 1000
+    max_clients: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 5000
+    max_per_client: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 500
 
     @model_validator(mode="after")
-    def _whole_pair(self) -> ListenConfig:
+    def _fits_together(self) -> ListenConfig:
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file go together")
+        if self.tls != "starttls" and self.cert_file is None:
+            raise ValueError(f"tls = {self.tls!r} needs cert_file and key_file")
+        if self.users_file is not None and self.cert_file is None:
+            raise ValueError("users_file needs cert_file and key_file: passwords are only taken over TLS")
         return self
 
 

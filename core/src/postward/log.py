@@ -55,9 +55,14 @@ class _Stderr:
     debug = info = warning = error = critical = exception = log = msg
 
 
+def fresh_cid() -> str:
+    """A correlation id that nothing has yet."""
+    return secrets.token_hex(6)
+
+
 def new_cid() -> str:
     """Give the current task and what it starts a new correlation id, and return it."""
-    value = secrets.token_hex(6)
+    value = fresh_cid()
     _cid.set(value)
     return value
 
@@ -70,9 +75,16 @@ def current_cid() -> str:
 @contextlib.contextmanager
 def correlated() -> Iterator[str]:
     """A new correlation id for a block, and the former one behind it."""
-    token = _cid.set(secrets.token_hex(6))
+    with correlated_as(fresh_cid()) as cid:
+        yield cid
+
+
+@contextlib.contextmanager
+def correlated_as(cid: str) -> Iterator[str]:
+    """A known correlation id for a block, such as that of a message that goes on, and the former one behind it."""
+    token = _cid.set(cid)
     try:
-        yield _cid.get()
+        yield cid
     finally:
         _cid.reset(token)
 

@@ -8,7 +8,7 @@ handshake, because TLS 1.3 servers report certificate trouble there (RFC 8446 §
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,7 @@ from postward.delivery.compose import Judged, authenticated, may_proceed, prior_
 from postward.model import (
     PASSED,
     Content,
+    DsnRequest,
     Endpoint,
     Failure,
     Message,
@@ -50,13 +51,17 @@ _STARTTLS_TROUBLE: Final = {"protocol": "starttls-response-injection", "timeout"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What one connection is for: a message and the recipients still open, or only a look (`message` None)."""
+    """What one connection is for: a message and the recipients still open, or only a look (`message` None).
+
+    `requests` are the wishes of RFC 3461 for each recipient, empty for none at all.
+    """
 
     message: Message | None
     recipients: tuple[Address, ...]
     wish: TlsWish
     content: Content | None = None
     smtputf8: bool = False
+    requests: Mapping[Address, DsnRequest] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,6 +89,7 @@ class Session:
     bytes_received: int = 0
     requiretls_unmet: bool = False
     policy_failed: bool = False
+    dsn_relayed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +276,8 @@ class Dialler:
         assert message is not None
         assert content is not None
         replies: dict[Address, Reply] = {}
+        wish = message.dsn
+        session.dsn_relayed = wish is not None and "DSN" in connection.extensions
         left = offer.recipients
         while left:
             envelope = Envelope(
@@ -279,6 +287,9 @@ class Dialler:
                 smtputf8=offer.smtputf8,
                 eight_bit=content.eight_bit,
                 size=content.size,
+                ret=wish.ret if wish else "",
+                envid=wish.envid if wish else "",
+                dsn=tuple(offer.requests[address] for address in left) if offer.requests else (),
             )
             said = await connection.send(envelope, content.pieces() if content.whole is None else content.whole)
             replies.update(zip(left, said, strict=True))

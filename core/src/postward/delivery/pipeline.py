@@ -76,7 +76,7 @@ class _Run:
     policies: list[TlsPolicy]
     attempts: list[ConnectionReport] = field(default_factory=list)
     decided: dict[Address, RecipientOutcome] = field(default_factory=dict)
-    last_reply: dict[Address, str] = field(default_factory=dict)
+    last_reply: dict[Address, RecipientOutcome] = field(default_factory=dict)
     last_error: str = ""
     keeper: Keeper | None = None
     results: list[TlsResult] | None = None
@@ -338,12 +338,16 @@ class Pipeline:
         run.unmet += session.requiretls_unmet
         run.refused += session.refused is not None and session.refused.permanent
         for address, reply in zip(run.open, session.replies or (), strict=False):
-            if reply.positive or reply.permanent:
-                run.decided[address] = RecipientOutcome(
-                    address=address, delivered=reply.positive, permanent=not reply.positive, reply=str(reply), host=host
-                )
-            else:
-                run.last_reply[address] = str(reply)
+            outcome = RecipientOutcome(
+                address=address,
+                delivered=reply.positive,
+                permanent=reply.permanent,
+                reply=str(reply),
+                host=host,
+                dsn_relayed=session.dsn_relayed,
+            )
+            decided = run.decided if reply.positive or reply.permanent else run.last_reply
+            decided[address] = outcome
 
     async def _count(
         self,
@@ -428,9 +432,16 @@ class Pipeline:
 
 def offer_of(message: Message, recipients: tuple[Address, ...]) -> Offer:
     """What is to be done with a message at one next hop."""
-    content = as_content(message.content)
-    smtputf8 = not content.header.isascii()
-    return Offer(message=message, recipients=recipients, wish=message.wish, content=content, smtputf8=smtputf8)
+    content, wish = as_content(message.content), message.dsn
+    requests = dict(zip(message.recipients, wish.requests, strict=True)) if wish and wish.requests else {}
+    return Offer(
+        message=message,
+        recipients=recipients,
+        wish=message.wish,
+        content=content,
+        smtputf8=not content.header.isascii(),
+        requests=requests,
+    )
 
 
 def _issued(outcomes: Sequence[Outcome[TlsPolicy]], domain: Domain, scope: Scope) -> list[TlsPolicy]:
@@ -455,8 +466,11 @@ def _as_reply(session: Session) -> str:
 def _finish(run: _Run, *, permanent: bool, reply: str) -> Delivery:
     """Decide what is still open: `reply` for all, or else the last word on each, as a temporary failure."""
     for address in run.open:
-        said = reply or run.last_reply.get(address) or run.last_error or f"451 4.4.4 no host of {address.domain} could be tried"
-        run.decided[address] = RecipientOutcome(address=address, delivered=False, permanent=permanent, reply=said)
+        last = run.last_reply.get(address)
+        if last is None or reply:
+            said = reply or run.last_error or f"451 4.4.4 no host of {address.domain} could be tried"
+            last = RecipientOutcome(address=address, delivered=False, permanent=permanent, reply=said)
+        run.decided[address] = last
     return Delivery(
         recipients=tuple(run.decided[address] for address in run.offer.recipients),
         attempts=tuple(run.attempts),

@@ -7,12 +7,14 @@ A policy is data and a verdict is data; core only composes them. Instants are in
 from __future__ import annotations
 
 from postward.model.advice import DnsRecord, Finding, Schema, Severity, WebRoute
-from postward.model.content import BytesContent, Content, as_content, header_of
+from postward.model.content import MAX_HEADER, BytesContent, Content, as_content, header_of
 from postward.model.message import (
     AuthResult,
     ConnectionReport,
     Delivery,
     Disposition,
+    DsnRequest,
+    DsnWish,
     InboundMessage,
     Judgement,
     Message,
@@ -44,6 +46,7 @@ from postward.model.tls import (
 from postward.model.window import MICROSECONDS, Window, day_of
 
 __all__ = [
+    "MAX_HEADER",
     "MICROSECONDS",
     "PASSED",
     "AuthResult",
@@ -55,6 +58,8 @@ __all__ = [
     "Destination",
     "Disposition",
     "DnsRecord",
+    "DsnRequest",
+    "DsnWish",
     "Endpoint",
     "Failure",
     "Finding",

@@ -12,6 +12,29 @@ from postward.names import Address, Domain, IpAddress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DsnRequest:
+    """What is to be reported of one recipient: `NEVER`, or some of `SUCCESS`, `FAILURE`, `DELAY`; empty leaves it to the server.
+
+    `orcpt` is the address that the sender wrote to, with its type and as given (`rfc822;…` in xtext), empty where unknown.
+    """
+
+    notify: tuple[str, ...] = ()
+    orcpt: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DsnWish:
+    """What a sender wants to hear of a message (RFC 3461): `ret` is `FULL`, `HDRS` or empty, `envid` xtext as given.
+
+    `requests` has one for each recipient of the message, in their order.
+    """
+
+    ret: str = ""
+    envid: str = ""
+    requests: tuple[DsnRequest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """A message to deliver. `sender` is None for the null path; `content` is RFC 5322 with CRLF lines, in memory or not."""
 
@@ -20,6 +43,7 @@ class Message:
     content: bytes | Content = field(repr=False)
     wish: TlsWish = TlsWish.FOLLOW
     is_report: bool = False
+    dsn: DsnWish | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +81,8 @@ class ConnectionReport:
 class RecipientOutcome:
     """The end of one recipient: `reply` is the deciding SMTP reply, or our own words in that form.
 
-    `host` is the server that said it, empty where none did.
+    `host` is the server that said it, empty where none did. `dsn_relayed`: that server was told what the sender wants to hear,
+    and tells the sender itself (RFC 3461 §5.2.1).
     """
 
     address: Address
@@ -65,6 +90,7 @@ class RecipientOutcome:
     permanent: bool
     reply: str
     host: str = ""
+    dsn_relayed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

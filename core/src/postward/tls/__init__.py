@@ -25,6 +25,7 @@ __all__ = [
     "late_alert",
     "names_match",
     "pattern_matches",
+    "server_context",
     "server_handshake",
 ]
 
@@ -38,6 +39,7 @@ _LAZY: Final = {
     "client_handshake": "handshake",
     "late_alert": "handshake",
     "names_match": "certificates",
+    "server_context": "handshake",
     "server_handshake": "handshake",
 }
 

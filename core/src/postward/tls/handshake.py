@@ -19,6 +19,8 @@ from postward.tls.causes import classify, tls_trouble
 from postward.tls.failures import TlsError, closed, of_ssl
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from postward.model import Endpoint
     from postward.names import Domain
 
@@ -38,6 +40,15 @@ def client_context(alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if alpn:
         context.set_alpn_protocols(alpn)
+    return context
+
+
+def server_context(cert_file: Path, key_file: Path) -> ssl.SSLContext:
+    """The context of a server with this certificate: TLS 1.2 or better (RFC 8996). Raises `OSError`, also as `ssl.SSLError`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # An encrypted key would ask for its password on a terminal that a service does not have.
+    context.load_cert_chain(cert_file, key_file, password="")
     return context
 
 

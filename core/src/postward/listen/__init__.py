@@ -1,0 +1,1 @@
+"""Taking mail in: listeners, who may use them, and the message on its way into the queue."""

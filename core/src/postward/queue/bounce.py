@@ -1,0 +1,119 @@
+"""Whom to tell, and in which message: the glue between what became of a job and the notices of `postward.dsn`.
+
+A notice has the null sender, so nothing can come of it but its own loss (RFC 3464 §2, RFC 3461 §6.2). Of mail that must go over
+TLS only the header is returned, and the notice demands TLS as well (RFC 8689 §5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from postward.dkim import signing_domain
+from postward.dsn import Action, Notice, Recipient, build, status_of
+from postward.log import fresh_cid
+from postward.model import DsnRequest, DsnWish, TlsWish, header_of
+from postward.names import Address, Domain
+from postward.queue.outcome import Outcome, Told
+from postward.queue.types import BounceMail, Job, NewMessage, NewRecipient, QueuedMessage
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from postward.clock import Clock
+    from postward.dkim import Signer
+
+RETURNED: Final = 100 * 1024
+Kind = Literal["failed", "delayed", "relayed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bouncer:
+    """Writes the notices of one host, signed where it has a key for its own name."""
+
+    hostname: Domain
+    signer: Signer
+    clock: Clock
+    log: FilteringBoundLogger
+
+    def wishes(self, job: Job) -> DsnWish:
+        """What the next host is told of the sender's wishes, should it understand them (RFC 3461 §5.2.1)."""
+        requests = tuple(DsnRequest(notify=each.notify, orcpt=each.orcpt) for each in job.recipients)
+        return DsnWish(ret=job.message.ret, envid=job.message.envid, requests=requests)
+
+    async def notices(self, job: Job, outcome: Outcome) -> list[BounceMail]:
+        """The notices that an outcome asks for, one for each kind; none for mail that nobody is told about."""
+        kinds: tuple[tuple[Kind, Sequence[Told]], ...] = (
+            ("failed", outcome.failed),
+            ("delayed", outcome.delayed),
+            ("relayed", outcome.relayed),
+        )
+        return [await self.notice(job.message, kind, told) for kind, told in kinds if told]
+
+    async def notice(self, message: QueuedMessage, kind: Kind, told: Sequence[Told]) -> BounceMail:
+        """One notice to the sender of `message`, who must not be the null one."""
+        sender = message.sender
+        assert sender is not None, "nobody is told about mail from the null sender"
+        now = self.clock.now()
+        required = message.wish is TlsWish.REQUIRE
+        full = message.ret == "FULL" and not required
+        content = build(
+            Notice(
+                kind=kind,
+                reporting_mta=self.hostname,
+                from_=Address("postmaster", self.hostname),
+                to=sender,
+                recipients=tuple(_recipient(each, kind, now) for each in told),
+                date=now,
+                arrival=message.received,
+                envid=message.envid,
+                original=await _beginning(message) if full else message.content.header,
+                full=full,
+            )
+        )
+        header = header_of(content)
+        domain = signing_domain(header, self.signer)
+        if domain is not None:
+            content = self.signer.sign(content, domain, at=now)
+        cid = fresh_cid()
+        self.log.info("notice-queued", notice=kind, to=str(sender), notice_cid=cid, about=message.cid)
+        return BounceMail(
+            message=NewMessage(
+                cid=cid,
+                sender=None,
+                recipients=(NewRecipient(address=sender, notify=("NEVER",)),),
+                received=now,
+                eight_bit=not content.isascii(),
+                wish=TlsWish.REQUIRE if required else TlsWish.FOLLOW,
+                smtputf8=not header.isascii(),
+                is_bounce=True,
+            ),
+            content=content,
+        )
+
+
+def _recipient(told: Told, kind: Kind, now: int) -> Recipient:
+    action: Action = kind
+    return Recipient(
+        address=told.recipient.address,
+        action=action,
+        status="2.0.0" if kind == "relayed" else status_of(told.reply, permanent=kind == "failed" and not told.expired),
+        reply=told.reply,
+        orcpt=told.recipient.orcpt,
+        remote_mta=told.host,
+        last_attempt=now,
+        will_retry_until=told.retry_until,
+    )
+
+
+async def _beginning(message: QueuedMessage) -> bytes:
+    """As much of a message as is returned."""
+    if message.content.whole is not None:
+        return message.content.whole[:RETURNED]
+    kept = bytearray()
+    async for piece in message.content.pieces():
+        kept += piece
+        if len(kept) >= RETURNED:
+            break
+    return bytes(kept[:RETURNED])

@@ -1,0 +1,297 @@
+"""Delivering what is due: destinations in turn, each with a few lanes, every outcome stored before the next message.
+
+The database is the only state that counts. A destination belongs to one worker, so what is claimed is remembered in memory
+alone; a program that dies leaves everything due that was not settled. Lanes are given out one destination after the other, and a
+lane makes room after a while when others wait, so that neither a slow destination nor a busy one blocks anybody.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from postward.delivery.keep import Keeper
+from postward.errors import StoreError
+from postward.log import correlated_as
+from postward.model import MICROSECONDS, Delivery, Message, TlsResult
+from postward.queue.destination import Destination
+from postward.queue.outcome import Outcome, outcome_of
+from postward.queue.retry import RULES, RetryRules, pause_for
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from postward.clock import Clock
+    from postward.delivery.pipeline import Pipeline
+    from postward.names import Domain
+    from postward.queue.bounce import Bouncer
+    from postward.queue.store import Queue
+    from postward.queue.types import Job
+
+LANES: Final = 400
+PER_DESTINATION: Final = 10
+IDLE: Final = 2.0
+TURN: Final = 10.0
+LOOK_AGAIN: Final = 30 * MICROSECONDS
+AFTER_TROUBLE: Final = 5.0
+HELD_BYTES: Final = 32 * 1024 * 1024
+_COOLING: Final = 10_000
+
+
+@dataclass(slots=True)
+class RunnerCounts:
+    """What has happened since the start, and what goes on now."""
+
+    delivered: int = 0
+    deferred: int = 0
+    failed: int = 0
+    lanes: int = 0
+    destinations: int = 0
+
+
+class Runner:
+    """Delivers from `queue` through `pipeline` while `run` is running. `lanes` bounds all connections together."""
+
+    def __init__(
+        self,
+        *,
+        queue: Queue,
+        pipeline: Pipeline,
+        bouncer: Bouncer,
+        clock: Clock,
+        log: FilteringBoundLogger,
+        lanes: int = LANES,
+        per_destination: int = PER_DESTINATION,
+        rules: RetryRules = RULES,
+    ) -> None:
+        self._queue, self._pipeline, self._bouncer = queue, pipeline, bouncer
+        self._clock, self._log, self._rules = clock, log, rules
+        self._most, self._per_destination = lanes, per_destination
+        self.counts = RunnerCounts()
+        self._active: dict[Domain, Destination] = {}
+        # Destinations that no server of could be spoken to: until when, and how often in a row.
+        self._cooling: OrderedDict[Domain, tuple[int, int]] = OrderedDict()
+        self._kicked = trio.Event()
+        self._wanted = False
+        self._held = 0
+        self._stopping = False
+        self._empty = trio.Event()
+
+    def wake(self, domains: Collection[Domain]) -> None:
+        """Mail for these destinations has been queued."""
+        for domain in domains:
+            if (destination := self._active.get(domain)) is not None:
+                destination.more()
+            else:
+                self.kick()
+
+    def kick(self) -> None:
+        """Look into the queue now."""
+        self._kicked.set()
+
+    async def stop(self, within: float) -> None:
+        """Begin nothing new, and wait up to `within` seconds for what goes on. Then `run` may be cancelled."""
+        self._stopping = True
+        for destination in self._active.values():
+            destination.stop()
+        with trio.move_on_after(within):
+            while self._active:
+                await self._empty.wait()
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while not self._stopping:
+                self._kicked = trio.Event()
+                try:
+                    await self._start_due(nursery)
+                    due = await self._queue.next_due(self._active)
+                except StoreError as exc:
+                    self._log.error("queue-unusable", error=str(exc), again_in_seconds=AFTER_TROUBLE)
+                    await trio.sleep(AFTER_TROUBLE)
+                    continue
+                await self._wait(due)
+
+    async def _start_due(self, nursery: trio.Nursery) -> None:
+        room = self._most - self.counts.lanes
+        domains = await self._queue.due(self._clock.now(), room + 1, self._active)
+        self._wanted = len(domains) > room
+        for domain in domains[:room]:
+            until, _ = self._cooling.get(domain, (0, 0))
+            if until > self._clock.now():
+                await self._queue.postpone(domain, until)
+                continue
+            destination = Destination(domain, most=self._per_destination, claim=self._claim)
+            self._active[domain] = destination
+            self.counts.destinations = len(self._active)
+            self._start_lane(nursery, destination)
+
+    async def _wait(self, due: int | None) -> None:
+        """Wait until something may be due: by its instant, by a kick, or because another process put it there."""
+        now = self._clock.now()
+        until = min(now + LOOK_AGAIN if due is None else max(due, now), now + LOOK_AGAIN)
+        if self._wanted:
+            # Everything is taken: the end of any lane is a kick.
+            until = now + LOOK_AGAIN
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._at, until, nursery.cancel_scope)
+            await self._kicked.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _at(self, instant: int, scope: trio.CancelScope) -> None:
+        await self._clock.sleep_until(instant)
+        scope.cancel()
+
+    # --- lanes ---
+
+    def _start_lane(self, nursery: trio.Nursery, destination: Destination) -> None:
+        destination.lanes += 1
+        self.counts.lanes += 1
+        nursery.start_soon(self._lane, nursery, destination)
+
+    async def _lane(self, nursery: trio.Nursery, destination: Destination) -> None:
+        keeper = Keeper()
+        until = trio.current_time() + TURN
+        try:
+            while not destination.dead and (job := await destination.next_job(IDLE)) is not None:
+                if self._may_grow(destination):
+                    self._start_lane(nursery, destination)
+                try:
+                    await self._do(destination, job, keeper)
+                finally:
+                    self._release(job)
+                    destination.done(job)
+                if self._wanted and trio.current_time() > until:
+                    break
+        except StoreError as exc:
+            self._log.error("queue-unusable", error=str(exc), domain=destination.domain)
+            self._give_back(destination)
+            await trio.sleep(AFTER_TROUBLE)
+        except Exception:  # noqa: BLE001 - one destination's trouble must not end the others
+            self._log.exception("delivery-crashed", domain=destination.domain)
+            self._cool(destination)
+        finally:
+            try:
+                await keeper.close()
+            finally:
+                self._end_lane(destination)
+
+    def _end_lane(self, destination: Destination) -> None:
+        destination.lanes -= 1
+        self.counts.lanes -= 1
+        if not destination.lanes:
+            again = destination.unfinished or destination.backlog > 0
+            for job in destination.leave():
+                self._release(job)
+            del self._active[destination.domain]
+            self.counts.destinations = len(self._active)
+            if not self._active:
+                empty, self._empty = self._empty, trio.Event()
+                empty.set()
+            if again:
+                self.kick()
+        if self._wanted:
+            self.kick()
+
+    def _may_grow(self, destination: Destination) -> bool:
+        return (
+            destination.backlog > 0
+            and not destination.idle
+            and destination.lanes < destination.allowed
+            and self.counts.lanes < self._most
+            and not self._wanted
+        )
+
+    async def _claim(self, destination: Destination, limit: int) -> list[Job]:
+        # Contents come with the jobs: while much of them is in memory already, only as many as are worked on at once.
+        if self._held > HELD_BYTES:
+            limit = 1
+        jobs = await self._queue.claim(destination.domain, self._clock.now(), limit, destination.taken)
+        self._held += sum(_in_memory(job) for job in jobs)
+        return jobs
+
+    def _release(self, job: Job) -> None:
+        self._held -= _in_memory(job)
+
+    # --- one job ---
+
+    async def _do(self, destination: Destination, job: Job, keeper: Keeper) -> None:
+        with correlated_as(job.message.cid):
+            results: list[TlsResult] = []
+            message = Message(
+                sender=job.message.sender,
+                recipients=tuple(recipient.address for recipient in job.recipients),
+                content=job.message.content,
+                wish=job.message.wish,
+                is_report=job.message.is_report,
+                dsn=self._bouncer.wishes(job),
+            )
+            delivery = await self._pipeline.deliver_to(job.domain, message, keeper=keeper, results=results)
+            outcome = outcome_of(job, delivery, self._clock.now(), rules=self._rules)
+            await self._settle(job, outcome, results)
+            self._tell(job, delivery, outcome)
+        if not outcome.dead:
+            self._cooling.pop(destination.domain, None)
+            destination.succeeded()
+        elif destination.suffered():
+            self._cool(destination)
+
+    async def _settle(self, job: Job, outcome: Outcome, results: list[TlsResult]) -> None:
+        """Store what became of a job, however long that takes: until then, it must not be done again."""
+        bounces = await self._bouncer.notices(job, outcome)
+        while True:
+            try:
+                await self._queue.settle(job, outcome.ends, results=results, bounces=bounces)
+            except StoreError as exc:
+                self._log.error("outcome-not-stored", error=str(exc), again_in_seconds=AFTER_TROUBLE)
+                await trio.sleep(AFTER_TROUBLE)
+            else:
+                break
+        if bounces:
+            self.wake({recipient.address.domain for mail in bounces for recipient in mail.message.recipients})
+
+    def _tell(self, job: Job, delivery: Delivery, outcome: Outcome) -> None:
+        now = self._clock.now()
+        for recipient, end in zip(job.recipients, outcome.ends, strict=True):
+            if end.state == "delivered":
+                self.counts.delivered += 1
+            elif end.state == "failed":
+                self.counts.failed += 1
+            else:
+                self.counts.deferred += 1
+            self._log.info(
+                f"message-{end.state}",
+                sender=str(job.message.sender or "<>"),
+                recipient=str(recipient.address),
+                host=end.host or (str(delivery.attempts[-1].host) if delivery.attempts else ""),
+                reply=end.reply,
+                attempt=recipient.attempts + 1,
+                waited_seconds=(now - job.message.received) // MICROSECONDS,
+                again_in_seconds=(end.next_try - now) // MICROSECONDS if end.next_try else None,
+            )
+
+    def _cool(self, destination: Destination) -> None:
+        """No server of it said a word, so the rest of its mail would fare no better: the whole destination waits."""
+        _, times = self._cooling.pop(destination.domain, (0, 0))
+        times += 1
+        until = self._clock.now() + pause_for(times, random.random(), rules=self._rules)
+        self._cooling[destination.domain] = (until, times)
+        if len(self._cooling) > _COOLING:
+            self._cooling.popitem(last=False)
+        self._give_back(destination)
+        self._log.info("destination-waits", domain=destination.domain, times=times, until=until)
+
+
+    def _give_back(self, destination: Destination) -> None:
+        """Begin nothing more of it now; what was claimed remains due."""
+        for job in destination.stop():
+            self._release(job)
+
+
+def _in_memory(job: Job) -> int:
+    return job.message.size if job.message.content.whole is not None else 0

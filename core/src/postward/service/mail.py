@@ -1,0 +1,174 @@
+"""The mail side of a running service: queue, runner and listeners of one process, put together and taken apart in order.
+
+Stopping begins at the door: nobody new is let in, those who are there may finish their message, what is being delivered
+is finished, and what is queued stays on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from postward.errors import ConfigError
+from postward.listen.listener import Certificate, Door, Listeners
+from postward.listen.relay import Relay, Services
+from postward.listen.users import Users
+from postward.model import MICROSECONDS
+from postward.names import Domain
+from postward.queue.bounce import Bouncer
+from postward.queue.disk import room
+from postward.queue.retry import RetryRules
+from postward.queue.runner import Runner
+from postward.queue.store import Queue
+from postward.queue.types import Shards, shard_of
+from postward.smtp.server import ServerSettings
+from postward.supervise import keep_running
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from structlog.typing import FilteringBoundLogger
+
+    from postward.app import App
+    from postward.config import ListenConfig
+    from postward.service.workers import Place
+
+CLIENTS_MAY_FINISH: Final = 10.0
+DELIVERIES_MAY_FINISH: Final = 30.0
+_BETWEEN: Final = "\n"
+_NAMES: Final = 100
+_DATAGRAM: Final = 65536
+_HOUR: Final = 3600 * MICROSECONDS
+
+
+def shards_of(place: Place | None) -> Shards:
+    """The destinations that a process delivers to."""
+    return Shards(count=place.count, index=place.index) if place else Shards()
+
+
+class MailService:
+    """Takes mail on `sockets` (one for each `[[listen]]`) and delivers it. `place` is that of a worker, None without workers."""
+
+    def __init__(self, app: App, sockets: Sequence[socket.socket], place: Place | None = None) -> None:
+        config = app.config
+        self._app, self._log, self._place = app, app.log, place
+        self.queue: Queue = app.queue
+        self._shards = shards_of(place)
+        self._data_dir = config.core.data_dir
+        self.runner = Runner(
+            queue=self.queue,
+            pipeline=app.pipeline,
+            bouncer=Bouncer(hostname=config.core.hostname, signer=app.signer, clock=app.clock, log=app.log),
+            clock=app.clock,
+            log=app.log,
+            lanes=config.delivery.connections // self._shards.count or 1,
+            per_destination=config.delivery.connections_per_destination,
+            rules=RetryRules(
+                lifetime=int(config.delivery.expire_hours * _HOUR),
+                null_lifetime=int(min(config.delivery.expire_hours, 24) * _HOUR),
+                tell_delay=int(config.delivery.delay_notice_hours * _HOUR),
+            ),
+        )
+        self._certificates: list[Certificate] = []
+        services = Services(
+            hostname=config.core.hostname,
+            queue=self.queue,
+            clock=app.clock,
+            signer=app.signer,
+            log=app.log,
+            room=self._room,
+            queued=self.wake,
+        )
+        doors = [self._door(number, entry, services, sockets[number]) for number, entry in enumerate(config.listen)]
+        self.listeners = Listeners(doors, app.log)
+
+    def _door(self, number: int, entry: ListenConfig, services: Services, sock: socket.socket) -> Door:
+        where = f"listen[{number}]"
+        context = None
+        if entry.cert_file is not None and entry.key_file is not None:
+            certificate = Certificate(entry.cert_file, entry.key_file, where=f"{where}.cert_file")
+            self._certificates.append(certificate)
+            context = certificate.context
+        users = Users(entry.users_file, self._log) if entry.users_file is not None else None
+        unix = entry.bind.startswith("unix:")
+        return Door(
+            entry=entry,
+            socket=sock,
+            handler=Relay(
+                services=services,
+                networks=entry.networks,
+                users=users,
+                trusted=unix,
+                submission=entry.kind == "submission",
+            ),
+            settings=ServerSettings(
+                hostname=str(self._app.config.core.hostname),
+                context=context,
+                implicit_tls=entry.tls == "implicit",
+                require_tls=entry.tls == "required",
+                lmtp=entry.kind == "lmtp",
+                max_size=entry.max_message_bytes,
+                max_recipients=entry.max_recipients,
+                auth=users is not None,
+                dsn=True,
+            ),
+        )
+
+    # --- running ---
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take and deliver mail until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.listeners.run)
+            nursery.start_soon(keep_running, "queue", self._deliver, self._log)
+            if self._place is not None:
+                nursery.start_soon(self._listen_to_others, self._place)
+            task_status.started()
+
+    async def _deliver(self) -> BaseException | None:
+        await self.runner.run()
+        return None
+
+    async def stop(self) -> None:
+        """Let everybody finish, within bounds; then `run` may be cancelled."""
+        await self.listeners.close(CLIENTS_MAY_FINISH)
+        await self.runner.stop(DELIVERIES_MAY_FINISH)
+
+    def reload(self) -> None:
+        """Read certificates again; one that cannot be used is named in the log, and the old one stays."""
+        for certificate in self._certificates:
+            try:
+                certificate.reload()
+            except ConfigError as exc:
+                self._log.error("certificate-not-reloaded", error=str(exc))
+        self._log.info("reloaded", certificates=len(self._certificates))
+
+    # --- between listeners and runners ---
+
+    def wake(self, domains: Collection[Domain]) -> None:
+        """Mail for these destinations is in the queue: tell the runners that they belong to."""
+        own = [domain for domain in domains if self._shards.has(domain)]
+        if own:
+            self.runner.wake(own)
+        if self._place is not None and len(own) < len(domains):
+            for index, socket_of in enumerate(self._place.wakes):
+                theirs = [domain for domain in domains if shard_of(domain) % self._place.count == index]
+                if theirs and index != self._place.index:
+                    # One whose inbox is full has enough to do, and looks by itself from time to time.
+                    with suppress(OSError):
+                        socket_of.send(_BETWEEN.join(theirs[:_NAMES]).encode())
+
+    async def _listen_to_others(self, place: Place) -> None:
+        inbox = trio.socket.from_stdlib_socket(place.inbox)
+        while True:
+            data = await inbox.recv(_DATAGRAM)
+            self.runner.wake([Domain(name) for name in data.decode().split(_BETWEEN)])
+
+    def _room(self, size: int) -> bool:
+        return room(self._data_dir, size=size)
+
+
