@@ -7,6 +7,7 @@ A policy is data and a verdict is data; core only composes them. Instants are in
 from __future__ import annotations
 
 from postward.model.advice import DnsRecord, Finding, Schema, Severity, WebRoute
+from postward.model.content import BytesContent, Content, as_content, header_of
 from postward.model.message import (
     AuthResult,
     ConnectionReport,
@@ -46,7 +47,9 @@ __all__ = [
     "MICROSECONDS",
     "PASSED",
     "AuthResult",
+    "BytesContent",
     "ConnectionReport",
+    "Content",
     "Delivered",
     "Delivery",
     "Destination",
@@ -83,5 +86,7 @@ __all__ = [
     "Verdict",
     "WebRoute",
     "Window",
+    "as_content",
     "day_of",
+    "header_of",
 ]
