@@ -1,7 +1,7 @@
 """The queue for people: look at it, hold, release, retry, drop.
 
-Everything stands in the database, so another process may do this while `postward run` is running. What speaks of many recipients is
-done in pieces, so that it never keeps the writer from new mail for long.
+Everything stands in the database, so another process may do this while `postward run` is running. What speaks of many
+recipients is done in pieces, so that it never keeps the writer from new mail for long.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def _last(connection: Connection) -> int:
 
 def _keys(connection: Connection, pick: Pick, where: str, after: str, top: int) -> tuple[tuple[Key, ...], str | None]:
     """Some of the picked recipients, and where to go on; None at the end. Mail that came later than `top` is left alone."""
-    database, keys = raw(connection), []
+    database = raw(connection)
     column = "message, position, CAST(domain AS BLOB)"
     if pick.domain is not None:
         # The cursor is not used: what was changed is no longer found, or is found behind it.
@@ -238,10 +238,12 @@ def _keys(connection: Connection, pick: Pick, where: str, after: str, top: int) 
         rows = database.execute(query, (str(pick.domain), top)).fetchall()
         return tuple(_key(row) for row in rows), "" if len(rows) == AT_ONCE else None
     query = f"SELECT {column} FROM queue_recipients WHERE message = ? AND {where}"
+    keys: list[Key] = []
     cursor: str | None = None
-    for number, cursor in islice(picking.numbers(database, pick, after), AT_ONCE):
+    for number, behind in islice(picking.numbers(database, pick, after), AT_ONCE):
         if number > top:
             return tuple(keys), None
+        cursor = behind
         keys += [_key(row) for row in database.execute(query, (number,))]
         if len(keys) >= AT_ONCE:
             break

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 JOBS_BYTES: Final = 8 * 1024 * 1024
 """What one claim brings into memory, about."""
 
-_DESTINATIONS: Final = "SELECT CAST(domain AS BLOB), next_due FROM queue_destinations WHERE next_due <= ? AND shard % ? = ? ORDER BY next_due, shard, domain"
+_DESTINATIONS: Final = "SELECT CAST(domain AS BLOB), next_due FROM queue_destinations WHERE next_due <= ? AND shard % ? = ?"
+    " ORDER BY next_due, shard, domain"
 _LATER: Final = (
     "SELECT CAST(domain AS BLOB) FROM queue_destinations WHERE next_due > ? AND shard % ? = ? ORDER BY next_due LIMIT ?"
 )
@@ -104,7 +105,7 @@ def claim(
         if waits is None or waits[0] > now:
             continue
         messages = _messages(database, domain, now, limit, seen)
-        if not messages and not taken:
+        if not messages and not seen:
             claims.stale.append(domain)
         for message in messages:
             if size > JOBS_BYTES:

@@ -1,4 +1,4 @@
-"""Whether there is room for more mail: a full disk must be answered with 452 4.3.1 before it is full, not with lost promises."""
+"""Whether there is room for more mail: before the disk is full, mail is answered with 452 4.3.1."""
 
 from __future__ import annotations
 

@@ -125,6 +125,7 @@ def numbers(database: sqlite3.Connection, pick: Pick, after: str) -> Iterator[tu
         yield from _at_destination(database, str(pick.domain), after)
         return
     start = int(after or 0)
+    values: tuple[str | int, ...]
     if pick.cid:
         query, values = "SELECT id FROM queue_messages WHERE cid = ? AND id > ?", (pick.cid, start)
     elif pick.sender is not None:
@@ -139,13 +140,13 @@ def numbers(database: sqlite3.Connection, pick: Pick, after: str) -> Iterator[tu
 
 
 def _at_destination(database: sqlite3.Connection, domain: str, after: str) -> Iterator[tuple[int, str]]:
-    state, instant, message = (int(part) for part in after.split(".")) if after else (-1, 0, 0)
+    start = tuple(int(part) for part in after.split(".")) if after else (-1, 0, 0)
     query = (
         "SELECT state, next_try, message FROM queue_recipients WHERE domain = ? AND (state, next_try, message) > (?, ?, ?)"
         " ORDER BY state, next_try, message"
     )
     before = 0
-    for state, instant, message in database.execute(query, (domain, state, instant, message)):
+    for state, instant, message in database.execute(query, (domain, *start)):
         if message != before:
             before = message
             yield message, f"{state}.{instant}.{message}"

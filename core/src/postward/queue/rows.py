@@ -25,12 +25,12 @@ MESSAGE: Final = "id, cid, sender, received, size, wish, smtputf8, eight_bit, is
 RECIPIENT: Final = "position, local, domain, attempts, notify, orcpt, told_delay, last_reply, host, last_try"
 
 _INSERT_MESSAGE: Final = (
-    "INSERT INTO queue_messages (cid, sender, received, size, wish, smtputf8, eight_bit, is_report, is_bounce, ret, envid, spool,"
-    " head) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO queue_messages (cid, sender, received, size, wish, smtputf8, eight_bit, is_report, is_bounce, ret, envid,"
+    " spool, head) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _INSERT_RECIPIENT: Final = (
-    "INSERT INTO queue_recipients (message, position, local, domain, state, next_try, attempts, told_delay, last_try, notify, orcpt,"
-    f" host, last_reply) VALUES (?, ?, ?, ?, {PENDING}, ?, 0, 0, 0, ?, ?, '', '')"
+    "INSERT INTO queue_recipients (message, position, local, domain, state, next_try, attempts, told_delay, last_try, notify,"
+    f" orcpt, host, last_reply) VALUES (?, ?, ?, ?, {PENDING}, ?, 0, 0, 0, ?, ?, '', '')"
 )
 _ADVANCE: Final = (
     "INSERT INTO queue_destinations (domain, shard, next_due, not_before) VALUES (?, ?, ?, 0) ON CONFLICT (domain) DO UPDATE"
@@ -119,7 +119,7 @@ def refresh(database: sqlite3.Connection, domains: Iterable[str]) -> None:
 
 
 def remove_if_ended(database: sqlite3.Connection, message: int) -> bool:
-    """Remove a message without recipients, with its body; whether it was removed. Its file is the caller's, after the commit."""
+    """Remove a message without recipients, with its body; whether it is gone. Its file is the caller's, after the commit."""
     query = "DELETE FROM queue_messages WHERE id = ? AND NOT EXISTS (SELECT 1 FROM queue_recipients WHERE message = ?)"
     if not database.execute(query, (message, message)).rowcount:
         return False
@@ -152,7 +152,7 @@ def message_of(row: tuple[object, ...], content: Content) -> QueuedMessage:
         sender=Address.parse(str(sender)) if sender else None,
         received=received,
         size=size,
-        wish=TlsWish(wish),
+        wish=TlsWish(str(wish)),
         smtputf8=bool(smtputf8),
         eight_bit=bool(eight_bit) or content.eight_bit,
         is_report=bool(is_report),

@@ -99,7 +99,8 @@ def repair(connection: Connection) -> int:
     """Bring the run queue in line with all recipients; returns how many destinations were wrong."""
     database = raw(connection)
     query = (
-        f"SELECT domain FROM (SELECT domain, MIN(next_try) AS first FROM queue_recipients WHERE state = {PENDING} GROUP BY domain)"
+        "SELECT domain FROM (SELECT domain, MIN(next_try) AS first FROM queue_recipients"
+        f" WHERE state = {PENDING} GROUP BY domain)"
         " LEFT JOIN queue_destinations USING (domain) WHERE next_due IS NOT MAX(not_before, first)"
     )
     wrong = [str(domain) for (domain,) in database.execute(query)]

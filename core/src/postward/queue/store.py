@@ -1,7 +1,7 @@
 """The queue of one node, as the process that takes and delivers mail sees it.
 
-A destination belongs to one worker (`Shards`), so what is in flight is known in memory alone: there are no leases, and after a crash
-everything in flight is simply due again. Every change is one transaction, durable when its function returns.
+A destination belongs to one worker (`Shards`), so what is in flight is known in memory alone: there are no leases, and after
+a crash everything in flight is simply due again. Every change is one transaction, durable when its function returns.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from postward.model import TlsResult
     from postward.store import Database, Journal
 
-LONGEST_WAIT: Final = 6 * HOUR
+LONGEST_WAIT: Final = 2 * HOUR
 """No instant of a next try lies further ahead, microseconds: also after a clock was set back, mail moves again this soon."""
 TROUBLE_WAIT: Final = 5 * MINUTE
 _ORPHANS_AT_ONCE: Final = 100
@@ -75,12 +75,12 @@ class Queue(Admin):
 
     async def due(self, now: int, limit: int, busy: Collection[Domain] = ()) -> list[Domain]:
         """Destinations with mail that is due, the longest due first, at most `limit`, without those in `busy`."""
-        found = await self._read(
-            partial(claiming.due, now=now, limit=limit, busy=busy, shards=self._shards, horizon=self._horizon(now))
-        )
+        horizon = self._horizon(now)
+        work = partial(claiming.due, now=now, limit=limit, busy=busy, shards=self._shards, horizon=horizon)
+        found = await self._read(work)
         if found.stranded:
-            _log.warning("queue-clock-was-set", destinations=len(found.stranded), clamped_to=self._horizon(now))
-            await self._write(partial(settling.clamp, domains=found.stranded, horizon=self._horizon(now)))
+            _log.warning("queue-clock-was-set", destinations=len(found.stranded), clamped_to=horizon)
+            await self._write(partial(settling.clamp, domains=found.stranded, horizon=horizon))
         if found.damaged:
             _log.error(
                 "queue-destination-damaged", names=[ascii(name) for name in found.damaged], hint="its recipients are held"
@@ -90,7 +90,9 @@ class Queue(Admin):
 
     async def next_due(self, busy: Collection[Domain] = ()) -> int | None:
         """The instant at which the first destination not in `busy` is due; None when there is none."""
-        return await self._read(partial(claiming.next_due, busy=busy, shards=self._shards))
+        found = await self._read(partial(claiming.next_due, busy=busy, shards=self._shards))
+        # Never beyond the horizon: behind a clock that was set back, `due` has to look.
+        return None if found is None else min(found, self._horizon(self._clock.now()))
 
     async def claim(self, domain: Domain, now: int, limit: int, taken: Collection[int] = ()) -> list[Job]:
         """Due messages for one destination, the oldest due first, at most `limit`, without the numbers in `taken`.
