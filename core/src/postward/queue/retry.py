@@ -1,7 +1,7 @@
 """When a deferred recipient is tried again, when its sender is told of the delay, and when it is given up.
 
-RFC 5321 §4.5.4.1 asks for retries half an hour apart after the first ones, for four to five days. The pause begins with a minute
-and doubles up to an hour, so a greylisting server or a short outage costs little.
+RFC 5321 §4.5.4.1 asks for retries half an hour apart after the first ones, for four to five days. The pause begins with a
+minute and doubles up to an hour, so a greylisting server or a short outage costs little.
 """
 
 from __future__ import annotations
