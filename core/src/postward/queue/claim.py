@@ -30,7 +30,8 @@ JOBS_BYTES: Final = 8 * 1024 * 1024
 _DESTINATIONS: Final = (
     "SELECT CAST(domain AS BLOB), next_due FROM queue_destinations WHERE next_due <= ? AND shard % ? = ?"
     " ORDER BY next_due, shard, domain"
-)_LATER: Final = (
+)
+_LATER: Final = (
     "SELECT CAST(domain AS BLOB) FROM queue_destinations WHERE next_due > ? AND shard % ? = ? ORDER BY next_due LIMIT ?"
 )
 _WAITS: Final = "SELECT not_before FROM queue_destinations WHERE domain = ?"

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 _MESSAGE: Final = (
     f"SELECT {MESSAGE}, data FROM queue_messages LEFT JOIN queue_bodies ON queue_bodies.message = queue_messages.id"
     " WHERE id = ?"
-)_RECIPIENTS: Final = f"SELECT state, next_try, {RECIPIENT} FROM queue_recipients WHERE message = ? ORDER BY position"
+)
+_RECIPIENTS: Final = f"SELECT state, next_try, {RECIPIENT} FROM queue_recipients WHERE message = ? ORDER BY position"
 _DUE: Final = (
     f"SELECT {RECIPIENT} FROM queue_recipients WHERE message = ? AND domain = ? AND state = {PENDING} AND next_try <= ?"
     f" ORDER BY position LIMIT {RECIPIENTS_PER_JOB}"
