@@ -89,6 +89,11 @@ class Database:
         if not self._committing:
             raise RuntimeError("a write function must not commit: the transaction is shared with others")
 
+    @property
+    def inline(self) -> bool:
+        """Whether functions run in the trio thread."""
+        return self._inline
+
     async def write(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn(connection)` in a transaction and return its value once that is committed to disk.
 
