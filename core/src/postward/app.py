@@ -24,7 +24,7 @@ from postward.dkim import Signer
 from postward.dkim.configured import find_submitter, load_keys
 from postward.dns.resolver import SystemResolver
 from postward.emission import Emitter
-from postward.errors import ConfigError, PluginError, PostwardError
+from postward.errors import ConfigError, PluginError
 from postward.hooks import Hooks, Outcome
 from postward.http import H11Client
 from postward.inbound import Judged, judge

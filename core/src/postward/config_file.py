@@ -29,6 +29,11 @@ def find(path: Path | str | None = None) -> Path:
     raise ConfigError(f"there is no configuration: no --config, no ${ENVIRONMENT}, and neither {places} exists")
 
 
+def exists() -> bool:
+    """Whether `find` without a path finds a file, or is told of one."""
+    return bool(os.environ.get(ENVIRONMENT)) or any(place.exists() for place in PLACES)
+
+
 def read(file: Path) -> dict[str, Any]:
     """The tables of a file, unchecked. Raises `ConfigError` with line and column where it is not TOML."""
     try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from postward.config import Config
 
 
 def register(app: typer.Typer) -> None:
@@ -17,32 +19,45 @@ def register(app: typer.Typer) -> None:
 def run(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.", show_default=False)] = None,
 ) -> None:
-    """Run until SIGTERM or SIGINT: plugins, their background tasks, results and reports.
+    """Run until SIGTERM or SIGINT: take mail, deliver it, and send reports.
 
-    The first signal ends it cleanly: what was counted is handed over, what was begun is finished within a bound.
+    Without a configuration file it starts all the same: for this machine alone, in ./postward-data, and says what it chose.
+    The first signal ends it cleanly: what was begun is finished within a bound, and what is queued stays. SIGHUP reads
+    certificates again.
     """
+    import sys
+
     import structlog
     import trio
 
-    from postward.app import App
+    from postward.service.run import run_service
+    from postward.service.workers import command_of_this_program, place_of_this_process, supervise
+
+    settings = _settings(config)
+    place = place_of_this_process()
+    if place is None and settings.delivery.workers > 1:
+        trio.run(supervise, settings, command_of_this_program(sys.argv[1:]), structlog.get_logger("postward"))
+    else:
+        trio.run(run_service, settings, place)
+
+
+def _settings(config: Path | None) -> Config:
     from postward.config import load
+    from postward.config_file import exists
 
-    settings = load(config)
-    log = structlog.get_logger("postward")
+    if config is None and not exists():
+        from postward.service.defaults import default_config
 
-    async def work() -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async with App(settings, service=True) as app:
-                log.info(
-                    "running",
-                    plugins=list(settings.plugins),
-                    hostname=str(settings.core.hostname),
-                    data=str(settings.core.data_dir),
-                )
-                async for number in signals:
-                    log.info("stopping", signal=signal.Signals(number).name)
-                    break
-            del app
-        log.info("stopped")
+        settings, text = default_config()
+        _say_what_was_chosen(text)
+        return settings
+    return load(config)
 
-    trio.run(work)
+
+def _say_what_was_chosen(text: str) -> None:
+    typer.echo(
+        "There is no configuration file, so Postward runs for this machine alone, as this postward.toml would say:\n\n"
+        + "".join(f"    {line}\n" for line in text.splitlines())
+        + "\nTo change it, put that into ./postward.toml or /etc/postward/postward.toml and edit it.\n",
+        err=True,
+    )

@@ -96,7 +96,6 @@ class Listeners:
         """Accept nobody more, and give those who are here `within` seconds to finish."""
         self._accepting.cancel()
         for door in self._doors:
-            remove_unix_socket(door.socket)
             door.socket.close()
         with trio.move_on_after(within):
             while self._clients:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from postward.dkim import Signer
     from postward.listen.users import Users
     from postward.names import IpNetwork
-    from postward.queue.store import Queue, Writer
+    from postward.queue.store import Queue
+    from postward.queue.writer import Writer
     from postward.smtp.envelope import Envelope
     from postward.smtp.server import Session, Sink
 

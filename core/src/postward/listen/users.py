@@ -48,7 +48,7 @@ class Users:
 
     def _verify(self, stored: str, password: str) -> bool:
         try:
-            return self._hasher.verify(stored, password)
+            return bool(self._hasher.verify(stored, password))
         except (VerificationError, InvalidHashError):
             return False
 

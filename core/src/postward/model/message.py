@@ -13,7 +13,7 @@ from postward.names import Address, Domain, IpAddress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DsnRequest:
-    """What is to be reported of one recipient: `NEVER`, or some of `SUCCESS`, `FAILURE`, `DELAY`; empty leaves it to the server.
+    """What to report of one recipient: `NEVER`, or some of `SUCCESS`, `FAILURE`, `DELAY`; empty leaves it to the server.
 
     `orcpt` is the address that the sender wrote to, with its type and as given (`rfc822;…` in xtext), empty where unknown.
     """

@@ -1,7 +1,7 @@
-"""What an attempt means for each recipient of a job: ended, or to be tried again, and whom to tell (RFC 5321 §4.5.4, RFC 3461 §5).
+"""What an attempt means for each recipient of a job: ended, or to be tried again, and whom to tell.
 
-Pure. A recipient whose message has grown too old is given up with the last reply. Nobody is told about mail from the null
-path, and nobody by mail about a report (RFC 3464 §2, RFC 8460 §3).
+Pure (RFC 5321 §4.5.4, RFC 3461 §5). A recipient whose message has grown too old is given up with the last reply. Nobody is
+told about mail from the null path, and nobody by mail about a report (RFC 3464 §2, RFC 8460 §3).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from postward.model import Delivery, RecipientOutcome
 from postward.queue.retry import RULES, RetryRules, delay_notice_due, next_try
-from postward.queue.types import End, Job, QueuedRecipient
+from postward.queue.types import End, EndState, Job, QueuedRecipient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +83,12 @@ def outcome_of(
     )
 
 
-def _end(recipient: QueuedRecipient, said: RecipientOutcome, state: str, *, next_try: int = 0, told_delay: bool = False) -> End:
+def _end(
+    recipient: QueuedRecipient, said: RecipientOutcome, state: EndState, *, next_try: int = 0, told_delay: bool = False
+) -> End:
     return End(
         recipient=recipient.id,
-        state=state,  # type: ignore[arg-type]
+        state=state,
         reply=said.reply,
         host=said.host,
         next_try=next_try,

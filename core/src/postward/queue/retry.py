@@ -35,19 +35,23 @@ class RetryRules:
 RULES: Final = RetryRules()
 
 
+def pause_for(times: int, chance: float, *, rules: RetryRules = RULES) -> int:
+    """How long to wait after `times` (1 or more) failures in a row. `chance` in [0, 1) spreads it by a fifth to both sides."""
+    pause = min(rules.first << min(max(times, 1) - 1, 30), rules.longest)
+    return int(pause * (1 - SPREAD + 2 * SPREAD * chance))
+
+
 def next_try(
     attempts: int, received: int, now: int, chance: float, *, null_sender: bool = False, rules: RetryRules = RULES
 ) -> int | None:
     """The instant of the next attempt after `attempts` (1 or more), None when the message has expired.
 
-    `chance` in [0, 1) spreads the pause by a fifth to both sides. The last attempt comes at the very end of the lifetime.
+    The last attempt comes at the very end of the lifetime.
     """
     end = rules.expires(received, null_sender=null_sender)
     if now >= end:
         return None
-    pause = min(rules.first << min(max(attempts, 1) - 1, 30), rules.longest)
-    # A clock that was set back makes `received` lie ahead; then the end is no bound for the pause.
-    return min(now + int(pause * (1 - SPREAD + 2 * SPREAD * chance)), end)
+    return min(now + pause_for(attempts, chance, rules=rules), end)
 
 
 def delay_notice_due(received: int, now: int, *, rules: RetryRules = RULES) -> bool:

@@ -1,8 +1,8 @@
 """Delivering what is due: destinations in turn, each with a few lanes, every outcome stored before the next message.
 
 The database is the only state that counts. A destination belongs to one worker, so what is claimed is remembered in memory
-alone; a program that dies leaves everything due that was not settled. Lanes are given out one destination after the other, and a
-lane makes room after a while when others wait, so that neither a slow destination nor a busy one blocks anybody.
+alone; a program that dies leaves everything due that was not settled. Lanes are given out one destination after the other, and
+a lane makes room after a while when others wait, so that neither a slow destination nor a busy one blocks anybody.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TURN: Final = 10.0
 LOOK_AGAIN: Final = 30 * MICROSECONDS
 AFTER_TROUBLE: Final = 5.0
 HELD_BYTES: Final = 32 * 1024 * 1024
-_COOLING: Final = 10_000
+_REMEMBERED: Final = 10_000
 
 
 @dataclass(slots=True)
@@ -74,8 +74,8 @@ class Runner:
         self._most, self._per_destination = lanes, per_destination
         self.counts = RunnerCounts()
         self._active: dict[Domain, Destination] = {}
-        # Destinations that no server of could be spoken to: until when, and how often in a row.
-        self._cooling: OrderedDict[Domain, tuple[int, int]] = OrderedDict()
+        # How often in a row no server of a destination could be spoken to.
+        self._silent: OrderedDict[Domain, int] = OrderedDict()
         self._kicked = trio.Event()
         self._wanted = False
         self._held = 0
@@ -122,10 +122,6 @@ class Runner:
         domains = await self._queue.due(self._clock.now(), room + 1, self._active)
         self._wanted = len(domains) > room
         for domain in domains[:room]:
-            until, _ = self._cooling.get(domain, (0, 0))
-            if until > self._clock.now():
-                await self._queue.postpone(domain, until)
-                continue
             destination = Destination(domain, most=self._per_destination, claim=self._claim)
             self._active[domain] = destination
             self.counts.destinations = len(self._active)
@@ -174,7 +170,7 @@ class Runner:
             await trio.sleep(AFTER_TROUBLE)
         except Exception:  # noqa: BLE001 - one destination's trouble must not end the others
             self._log.exception("delivery-crashed", domain=destination.domain)
-            self._cool(destination)
+            await self._wait_with(destination)
         finally:
             try:
                 await keeper.close()
@@ -236,10 +232,10 @@ class Runner:
             await self._settle(job, outcome, results)
             self._tell(job, delivery, outcome)
         if not outcome.dead:
-            self._cooling.pop(destination.domain, None)
+            self._silent.pop(destination.domain, None)
             destination.succeeded()
         elif destination.suffered():
-            self._cool(destination)
+            await self._wait_with(destination)
 
     async def _settle(self, job: Job, outcome: Outcome, results: list[TlsResult]) -> None:
         """Store what became of a job, however long that takes: until then, it must not be done again."""
@@ -275,17 +271,20 @@ class Runner:
                 again_in_seconds=(end.next_try - now) // MICROSECONDS if end.next_try else None,
             )
 
-    def _cool(self, destination: Destination) -> None:
+    async def _wait_with(self, destination: Destination) -> None:
         """No server of it said a word, so the rest of its mail would fare no better: the whole destination waits."""
-        _, times = self._cooling.pop(destination.domain, (0, 0))
-        times += 1
-        until = self._clock.now() + pause_for(times, random.random(), rules=self._rules)
-        self._cooling[destination.domain] = (until, times)
-        if len(self._cooling) > _COOLING:
-            self._cooling.popitem(last=False)
         self._give_back(destination)
-        self._log.info("destination-waits", domain=destination.domain, times=times, until=until)
-
+        domain = destination.domain
+        times = self._silent.pop(domain, 0) + 1
+        self._silent[domain] = times
+        if len(self._silent) > _REMEMBERED:
+            self._silent.popitem(last=False)
+        pause = pause_for(times, random.random(), rules=self._rules)
+        try:
+            await self._queue.postpone(domain, self._clock.now() + pause)
+        except StoreError as exc:
+            self._log.error("queue-unusable", error=str(exc), domain=domain)
+        self._log.info("destination-waits", domain=domain, times=times, again_in_seconds=pause // MICROSECONDS)
 
     def _give_back(self, destination: Destination) -> None:
         """Begin nothing more of it now; what was claimed remains due."""

@@ -22,7 +22,6 @@ from postward.queue.bounce import Bouncer
 from postward.queue.disk import room
 from postward.queue.retry import RetryRules
 from postward.queue.runner import Runner
-from postward.queue.store import Queue
 from postward.queue.types import Shards, shard_of
 from postward.smtp.server import ServerSettings
 from postward.supervise import keep_running
@@ -31,10 +30,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from structlog.typing import FilteringBoundLogger
-
     from postward.app import App
     from postward.config import ListenConfig
+    from postward.queue.store import Queue
     from postward.service.workers import Place
 
 CLIENTS_MAY_FINISH: Final = 10.0
@@ -51,7 +49,7 @@ def shards_of(place: Place | None) -> Shards:
 
 
 class MailService:
-    """Takes mail on `sockets` (one for each `[[listen]]`) and delivers it. `place` is that of a worker, None without workers."""
+    """Takes mail on `sockets`, one for each `[[listen]]`, and delivers it. `place` is that of a worker, None without."""
 
     def __init__(self, app: App, sockets: Sequence[socket.socket], place: Place | None = None) -> None:
         config = app.config
@@ -170,5 +168,3 @@ class MailService:
 
     def _room(self, size: int) -> bool:
         return room(self._data_dir, size=size)
-
-

@@ -92,6 +92,13 @@ def _remove_stale(path: str) -> None:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
+def remove_unix_socket(sock: socket.socket) -> None:
+    """Take the file of a Unix socket away; nothing happens for any other socket."""
+    if sock.family == socket.AF_UNIX and (path := sock.getsockname()):
+        with contextlib.suppress(OSError):
+            Path(os.fsdecode(path)).unlink()
+
+
 def inherited(config: Config) -> list[socket.socket] | None:
     """The sockets that the supervising process handed down; None when there is none."""
     text = os.environ.get(INHERITED)

@@ -21,7 +21,7 @@ import trio
 
 from postward.errors import PostwardError
 from postward.service.notify import keep_alive, notify
-from postward.service.sockets import INHERITED, bind_all
+from postward.service.sockets import INHERITED, bind_all, remove_unix_socket
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -80,6 +80,8 @@ async def supervise(config: Config, command: Sequence[str], log: FilteringBoundL
     """Run `config.delivery.workers` processes of `command` until SIGTERM or SIGINT. Raises `WorkersFailed`, `ConfigError`."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(sock) for sock in bind_all(config)]
+        for sock in sockets:
+            stack.callback(remove_unix_socket, sock)
         workers = _Workers(command, config.delivery.workers, sockets, stack, log)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as nursery:
@@ -112,6 +114,7 @@ class _Workers:
         self._running: dict[int, trio.Process] = {}
         self._ready: set[int] = set()
         self._stopping = False
+        self._ended = trio.Event()
         self._pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(count)]
         for pair in self._pairs:
             for sock in pair:
@@ -137,21 +140,18 @@ class _Workers:
     async def stop(self) -> None:
         """Let every worker finish what it has begun; kill those that take too long."""
         self._stopping = True
-        self.signal(signal.SIGTERM)
-        with trio.move_on_after(STOP_WITHIN):
-            while self._running:
-                await trio.sleep(0.05)
-        self.signal(signal.SIGKILL)
-        with trio.move_on_after(1):
-            while self._running:
-                await trio.sleep(0.01)
+        for number, within in ((signal.SIGTERM, STOP_WITHIN), (signal.SIGKILL, 1.0)):
+            self.signal(number)
+            with trio.move_on_after(within):
+                while self._running:
+                    await self._ended.wait()
 
     async def _keep(self, index: int) -> None:
         pause = FIRST_PAUSE
         while not self._stopping and not self.failed:
             started = trio.current_time()
             code = await self._run_once(index)
-            if self._stopping:
+            if self._is_stopping():
                 return
             if code == _CANNOT_START and index not in self._ready:
                 self.failed = str(index)
@@ -162,6 +162,9 @@ class _Workers:
             self._log.error("worker-died", worker=index, code=code, again_in_seconds=pause)
             await trio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _is_stopping(self) -> bool:
+        return self._stopping
 
     async def _run_once(self, index: int) -> int:
         read, write = os.pipe()
@@ -192,6 +195,8 @@ class _Workers:
             return code
         finally:
             del self._running[index]
+            ended, self._ended = self._ended, trio.Event()
+            ended.set()
 
     async def _await_ready(self, index: int, read: int) -> None:
         async with trio.lowlevel.FdStream(read) as stream:

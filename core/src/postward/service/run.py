@@ -1,0 +1,108 @@
+"""One process of a running service: assembled, announced, and stopped by a signal so that nothing begun is lost.
+
+SIGTERM and SIGINT end it cleanly; SIGHUP reads certificates again. A worker also ends when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from postward.app import App
+from postward.service.mail import MailService, shards_of
+from postward.service.notify import keep_alive, notify
+from postward.service.sockets import bind_all, inherited, remove_unix_socket
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from postward.config import Config
+    from postward.service.workers import Place
+
+_NO_MORE_FILES: Final = 65_536
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as this process may have: each connection is one."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _NO_MORE_FILES if hard == resource.RLIM_INFINITY else min(hard, _NO_MORE_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+async def run_service(config: Config, place: Place | None = None, app: App | None = None) -> None:
+    """Run until told to stop. `place` is that of a worker; `app` one that is made already, such as the lab's.
+
+    Raises `PostwardError` for what makes it impossible to start.
+    """
+    log: FilteringBoundLogger = structlog.get_logger("postward")
+    raise_file_limit()
+    first = place is None or place.index == 0
+    with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        sockets = _sockets(config, stack, own=place is None)
+        app = app or App(config, service=first, emit=first, shards=shards_of(place))
+        async with app:
+            await app.queue.clean()
+            mail = MailService(app, sockets, place)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(mail.run)
+                nursery.start_soon(keep_alive)
+                if place is not None:
+                    nursery.start_soon(_until_orphaned, place, log)
+                _announce(config, place, log)
+                await _until_stopped(signals, mail, log)
+                await mail.stop()
+                nursery.cancel_scope.cancel()
+    log.info("stopped")
+
+
+def _sockets(config: Config, stack: ExitStack, *, own: bool) -> Sequence[socket.socket]:
+    handed = inherited(config)
+    sockets = bind_all(config) if handed is None else handed
+    for sock in sockets:
+        stack.enter_context(sock)
+        if own:
+            stack.callback(remove_unix_socket, sock)
+    return sockets
+
+
+def _announce(config: Config, place: Place | None, log: FilteringBoundLogger) -> None:
+    log.info(
+        "running",
+        plugins=list(config.plugins),
+        hostname=str(config.core.hostname),
+        data=str(config.core.data_dir),
+        listening=[f"{entry.kind} {entry.bind}" for entry in config.listen],
+        worker=f"{place.index}/{place.count}" if place else None,
+    )
+    if place is None:
+        notify("READY=1")
+    else:
+        place.say_ready()
+
+
+async def _until_stopped(signals: AsyncIterator[int], mail: MailService, log: FilteringBoundLogger) -> None:
+    async for number in signals:
+        if number == signal.SIGHUP:
+            mail.reload()
+            continue
+        notify("STOPPING=1")
+        log.info("stopping", signal=signal.Signals(number).name)
+        return
+
+
+async def _until_orphaned(place: Place, log: FilteringBoundLogger) -> None:
+    """End as by SIGTERM when the parent is gone: another one may be starting on the same sockets."""
+    async with trio.lowlevel.FdStream(os.dup(place.lifeline)) as stream:
+        await stream.receive_some(1)
+    log.error("orphaned", hint="the process that started this worker is gone")
+    os.kill(os.getpid(), signal.SIGTERM)
