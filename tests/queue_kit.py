@@ -69,7 +69,7 @@ class Rig:
             if due != max(waits, expected.pop(domain, -1)):
                 found.append(f"{domain} is due at {due}")
         found += [f"{domain} is not in the run queue" for domain in expected]
-        messages = {number: spool for number, spool in await self.rows("SELECT id, spool FROM queue_messages")}
+        messages = dict(await self.rows("SELECT id, spool FROM queue_messages"))
         with_recipients = {number for (number,) in await self.rows("SELECT DISTINCT message FROM queue_recipients")}
         bodies = {number for (number,) in await self.rows("SELECT message FROM queue_bodies")}
         files = {file.name for file in self.spool.iterdir()} if self.spool.exists() else set()

@@ -196,9 +196,7 @@ async def test_recipients_with_different_instants_come_together_once_both_are_du
     async with opened(tmp_path) as rig:
         await rig.put("x@a.example", "y@a.example", "z@a.example")
         (job,) = await claim(rig)
-        await rig.queue.settle(
-            job, [End(recipient=n, state="deferred", reply="450", next_try=NOW + 10 * n) for n in (0, 1, 2)]
-        )
+        await rig.queue.settle(job, [End(recipient=n, state="deferred", reply="450", next_try=NOW + 10 * n) for n in (0, 1, 2)])
         rig.clock.instant += 10
         assert [[one.id for one in job.recipients] for job in await claim(rig)] == [[0, 1]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from postward.queue.admin import Admin
 from postward.queue.disk import DiskRules, room
-from postward.queue.pick import Counts, DestinationCount, Dropped, Listed, Page, Pick, RecipientState, Shown
+from postward.queue.pick import EVERYTHING, Counts, DestinationCount, Dropped, Listed, Page, Pick, RecipientState, Shown
 from postward.queue.retry import RetryRules, delay_notice_due, next_try
 from postward.queue.store import Queue
 from postward.queue.tables import SCHEMA
@@ -25,6 +25,7 @@ from postward.queue.writer import Writer
 
 __all__ = [
     "ALL",
+    "EVERYTHING",
     "INLINE_BYTES",
     "SCHEMA",
     "Admin",

@@ -143,7 +143,7 @@ def content_of(row: tuple[object, ...], body: bytes | None, spool: Spool) -> Con
 
 def message_of(row: tuple[object, ...], content: Content) -> QueuedMessage:
     """A message from a row of `MESSAGE`. Raises `ValueError` where it is damaged."""
-    number, cid, sender, received, size, wish, smtputf8, eight_bit, is_report, is_bounce, ret, envid, spool, _ = row
+    number, cid, sender, received, size, wish, smtputf8, eight_bit, is_report, is_bounce, ret, envid, spool, head = row
     if not isinstance(number, int) or not isinstance(received, int) or not isinstance(size, int):
         raise ValueError("its row is damaged")
     return QueuedMessage(
@@ -154,7 +154,7 @@ def message_of(row: tuple[object, ...], content: Content) -> QueuedMessage:
         size=size,
         wish=TlsWish(str(wish)),
         smtputf8=bool(smtputf8),
-        eight_bit=bool(eight_bit) or content.eight_bit,
+        eight_bit=bool(eight_bit) or (isinstance(head, bytes) and not head.isascii()),
         is_report=bool(is_report),
         is_bounce=bool(is_bounce),
         ret=str(ret),

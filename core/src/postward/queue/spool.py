@@ -156,13 +156,32 @@ class SpooledContent:
         self.header = header
         self.eight_bit = eight_bit
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    def pieces(self) -> AsyncIterator[bytes]:
         """All of it, 256 KiB at a time. Raises `OSError` where it is not there any more."""
+        return _Pieces(self._spool, self._path, self._head, self._length)
+
+
+class _Pieces:
+    """Each piece opens the file anew, and this is no generator: nothing is left to close when the reader stops half-way."""
+
+    __slots__ = ("_at", "_head", "_length", "_path", "_spool")
+
+    def __init__(self, spool: Spool, path: Path, head: bytes, length: int) -> None:
+        self._spool, self._path, self._head, self._length = spool, path, head, length
+        self._at = 0
+
+    def __aiter__(self) -> _Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
         if self._head:
-            yield self._head
-        # Each piece opens the file anew, so there is nothing to close when the reader stops half-way.
-        for start in range(0, self._length, PIECE):
-            yield await self._spool.run(_read, self._path, start, min(PIECE, self._length - start))
+            head, self._head = self._head, b""
+            return head
+        start = self._at
+        if start >= self._length:
+            raise StopAsyncIteration
+        self._at = min(start + PIECE, self._length)
+        return await self._spool.run(_read, self._path, start, self._at - start)
 
 
 def _read(path: Path, start: int, length: int) -> bytes:
