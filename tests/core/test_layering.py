@@ -59,6 +59,7 @@ PURE_CORE = [
     "dkim/tags.py",
     "dns/answer.py",
     "dns/ede.py",
+    "listen/received.py",
     "reports/container.py",
     "reports/mime.py",
     "dns/wire.py",

@@ -1,0 +1,1 @@
+"""Taking mail in: listeners, who may relay, and what is put in front of a message."""
