@@ -55,6 +55,7 @@ PURE_CORE = [
     "delivery/wish.py",
     "dkim/author.py",
     "dkim/canonical.py",
+    "dkim/keyfile.py",
     "dkim/sign.py",
     "dkim/tags.py",
     "dns/answer.py",
