@@ -16,7 +16,8 @@ import pytest
 
 from postward.cli import main
 from postward.config import from_dict
-from postward.dkim import Signer, SigningKey
+from postward.dkim import Signer, SigningKey, generate
+from postward.dkim.keyfile import KeyExists, write_key
 from postward.names import Domain
 
 SOA = "$ORIGIN example.com.\n@ 3600 IN SOA ns. host. 1 3600 600 86400 60\n@ 3600 IN NS ns.example.net.\n"
@@ -99,6 +100,15 @@ def test_keys_are_for_their_owner_only_and_never_overwritten(tmp_path: Path, cap
     assert not (tmp_path / "elsewhere").exists()
     assert not (folder / "example.com.s-rsa.pem").exists()
     assert file.read_bytes() == before
+
+
+def test_a_key_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    key = SigningKey(domain=Domain("example.com"), selector="s", key=generate("ed25519"))
+    path = write_key(key, tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(KeyExists, match="never overwritten"):
+        write_key(SigningKey(domain=key.domain, selector="s", key=generate("ed25519")), tmp_path)
+    assert path.read_bytes() == before
 
 
 def test_keys_go_below_the_data_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,6 +98,7 @@ def test_head_needs_a_key_and_an_author() -> None:
         (b"From: <@other.example:joe@example.com>", None),
         (b"From: joe@other.example@example.com", None),
         (b"From: (joe@example.com", None),
+        (b"From: joe@example.com (", None),
         (b'From: "joe@example.com', None),
         (b"From: <joe@example.com> <joe@other.example>", None),
         (b"From: joe@example.com\r\nFrom: joe@example.com", None),

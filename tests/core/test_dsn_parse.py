@@ -192,6 +192,8 @@ def test_sizes_are_bounded() -> None:
     assert len(one.diagnostic) < 2001
     large = bounce("Final-Recipient: rfc822; a\nStatus: 5.1.1").replace(b"\n--b--", b"\n--b\n\n" + b"x" * (8 << 20))
     assert parse(large).recipients[0].recipient == "a"
+    with pytest.raises(NotStatusReport):
+        parse(large.replace(b"Sorry.", b"x" * (1 << 20)))
     for flood in (b"--b\n" * 250_000, b"\n" * (1 << 20), b" \n" * (1 << 19), b"\n ".join([b""] * 300_000)):
         with contextlib.suppress(NotStatusReport):
             parse(b"Content-Type: multipart/report; boundary=b\n\n" + flood)

@@ -82,6 +82,12 @@ def test_any_helo_makes_one_field(helo: str) -> None:
     assert text.endswith(" id 0123456789ab for <joe@example.com>; Mon, 21 Sep 2026 14:13:20 +0000")
 
 
+def test_a_long_helo_is_cut() -> None:
+    field = received_field(replace(PLAIN, helo="(" * 4000))
+    assert max(map(len, field.split(b"\r\n"))) <= 998
+    assert b"helo=" + b"?" * 255 + b")" in field
+
+
 def test_utf8_recipients_and_words_of_ours() -> None:
     address = Address.parse("jörg@example.com")
     assert "for <jörg@example.com>;" in unfolded(received_field(replace(PLAIN, recipient=address)))
