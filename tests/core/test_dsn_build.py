@@ -194,6 +194,11 @@ def test_the_original_is_cut_at_the_end_of_a_line(full: bool) -> None:
     assert 100_000 < len(kept) <= 100 * 1024
 
 
+def test_the_limit_holds_for_what_is_sent() -> None:
+    """Line ends that are mended make a message longer."""
+    assert len(build(replace(NOTICE, original=b"A: b\n\n" + b"\n" * 90_000, full=True))) < 105_000
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_long_lines_are_broken(full: bool) -> None:
     original = b"Subject: " + "ä".encode() * 3000 + b"\r\n\r\n" + b"y" * 200_000

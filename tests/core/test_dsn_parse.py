@@ -219,7 +219,7 @@ def test_nothing_else_is_raised(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["Mon, 1 Jan 99999 00:00:00 +0000", "1 Jan 2026 00:00:00 +9999999999", "x", "", "\0", "1 2 3"]
+    "value", ["Mon, 1 Jan 99999 00:00:00 +0000", f"1 Jan 2026 00:00:00 +{'9' * 30}", "x", "", "\0", "1 2 3"]
 )
 def test_bad_dates_are_no_dates(value: str) -> None:
     (one,) = parse(bounce(f"Final-Recipient: rfc822;a\nStatus: 5.1.1\nLast-Attempt-Date: {value}")).recipients

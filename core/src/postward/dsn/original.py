@@ -63,9 +63,10 @@ def quoted_printable(lines: bytes) -> bytes:
 
 
 def _cut(content: bytes) -> bytes:
-    if len(content) > LIMIT:
-        content = content[: content.rfind(b"\n", 0, LIMIT) + 1] or content[:LIMIT]
-    return to_crlf(content.replace(b"\0", b" "))
+    lines = to_crlf(content[:LIMIT].replace(b"\0", b" "))
+    if len(content) <= LIMIT and len(lines) <= LIMIT:
+        return lines
+    return lines[: lines.rfind(b"\n", 0, LIMIT) + 1] or lines[:LIMIT]
 
 
 def _ended(content: bytes) -> bytes:
