@@ -53,10 +53,14 @@ PURE_CORE = [
     "delivery/compose.py",
     "delivery/shape.py",
     "delivery/wish.py",
+    "dkim/author.py",
     "dkim/canonical.py",
+    "dkim/keyfile.py",
+    "dkim/sign.py",
     "dkim/tags.py",
     "dns/answer.py",
     "dns/ede.py",
+    "listen/received.py",
     "reports/container.py",
     "reports/mime.py",
     "dns/wire.py",
@@ -115,6 +119,7 @@ def inside(module: str, packages: tuple[str, ...]) -> bool:
 
 def pure_files() -> list[Path]:
     core = [CORE / "postward" / name for name in PURE_CORE]
+    core += files(CORE / "postward" / "dsn")
     core += files(CORE / "postward" / "model") + sorted((CORE / "postward" / "smtp").glob("*protocol*.py"))
     plugins = [file for plugin in PLUGINS for file in files(plugin) if file.name not in GLUE]
     plugins = [file for file in plugins if f"{file.parent.name}/{file.name}" not in SHELLS]

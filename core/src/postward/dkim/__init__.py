@@ -6,6 +6,8 @@ a seventeenth of the time. Everything but `verify` is free of I/O.
 
 from __future__ import annotations
 
+from postward.dkim.author import signing_domain
+from postward.dkim.canonical import BodyHasher
 from postward.dkim.key import BadKey, KeyRecord, parse_key
 from postward.dkim.sign import NoKey, PrivateKey, Signer, SigningKey, dns_record, generate, private_pem
 from postward.dkim.signature import Signature
@@ -13,6 +15,7 @@ from postward.dkim.verify import verify
 
 __all__ = [
     "BadKey",
+    "BodyHasher",
     "KeyRecord",
     "NoKey",
     "PrivateKey",
@@ -23,5 +26,6 @@ __all__ = [
     "generate",
     "parse_key",
     "private_pem",
+    "signing_domain",
     "verify",
 ]

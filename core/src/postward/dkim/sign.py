@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from postward.dkim import canonical
-from postward.dkim.canonical import Field, split_message
+from postward.dkim.canonical import BodyHasher, Field, split_message
 from postward.dkim.key import MIN_RSA_BITS, BadKey
 from postward.errors import PostwardError
 from postward.model import MICROSECONDS
@@ -35,7 +35,10 @@ SIGNED: Final = (
     *("resent-to", "resent-cc", "resent-message-id", "in-reply-to", "references", "list-id", "list-help", "list-post"),
     *("list-unsubscribe", "list-unsubscribe-post", "list-subscribe", "list-owner", "list-archive", "auto-submitted"),
 )
+_SIGNED: Final = frozenset(name.encode() for name in SIGNED)
 _LINE: Final = 72
+_PADDING: Final = padding.PKCS1v15()
+_PREHASHED: Final = Prehashed(hashes.SHA256())
 
 
 class NoKey(PostwardError):
@@ -72,7 +75,7 @@ class SigningKey:
     def sign(self, digest: bytes) -> bytes:
         """Sign a SHA-256 digest."""
         if isinstance(self.key, RSAPrivateKey):
-            return self.key.sign(digest, padding.PKCS1v15(), Prehashed(hashes.SHA256()))
+            return self.key.sign(digest, _PADDING, _PREHASHED)
         return self.key.sign(digest)
 
 
@@ -99,20 +102,36 @@ class Signer:
         `headers` are signed in addition, once per field that is there and once more. `at` is the instant for `t=`.
         Raises `NoKey`, and `ValueError` for a message without From.
         """
+        fields, body = split_message(message)
+        return self._head(fields, BodyHasher(body).digest(), domain, headers, at) + message
+
+    def head(
+        self, header: bytes, body_digest: bytes, domain: Domain, *, headers: Sequence[str] = (), at: int | None = None
+    ) -> bytes:
+        """The signature fields to put in front of a message that is not in memory, one for each key of `domain`.
+
+        `header` is its header section with CRLF lines, `body_digest` that of a `BodyHasher`; the rest is as with `sign`.
+        """
+        return self._head(canonical.fields_of(header), body_digest, domain, headers, at)
+
+    def _head(
+        self, fields: Sequence[Field], body_digest: bytes, domain: Domain, headers: Sequence[str], at: int | None
+    ) -> bytes:
         keys = self._keys.get(domain)
         if not keys:
             raise NoKey(f"no DKIM key for {domain}")
-        fields, body = split_message(message)
-        names = [name.decode() for name in _names(fields, headers)]
-        body_hash = hashlib.sha256(canonical.body(body, relaxed=True)).digest()
+        names = list(_names(fields, headers))
+        digest = hashlib.sha256()
+        for chosen in canonical.choose(fields, names):
+            digest.update(canonical.header(chosen, relaxed=True) + b"\r\n")
+        listed = _fold([name.decode() for name in names])
         seconds = (time.time_ns() // 1000 if at is None else at) // MICROSECONDS
-        signed = b"".join(_field(key, fields, names, body_hash, seconds) for key in keys)
-        return signed + message
+        return b"".join(_field(key, listed, body_digest, digest.copy(), seconds) for key in keys)
 
 
 def _names(fields: Sequence[Field], extra: Sequence[str]) -> Iterator[bytes]:
     added = [name.lower().encode("ascii") for name in extra]
-    wanted = {name.encode() for name in SIGNED}.union(added)
+    wanted = _SIGNED.union(added) if added else _SIGNED
     there = [field.name for field in fields if field.name in wanted]
     if b"from" not in there:
         raise ValueError("a message without From cannot be signed")
@@ -121,12 +140,9 @@ def _names(fields: Sequence[Field], extra: Sequence[str]) -> Iterator[bytes]:
     yield from dict.fromkeys(name for name in added if name != b"from")
 
 
-def _field(key: SigningKey, fields: Sequence[Field], names: Sequence[str], body_hash: bytes, seconds: int) -> bytes:
+def _field(key: SigningKey, listed: str, body_digest: bytes, digest: hashlib._Hash, seconds: int) -> bytes:
     head = f"DKIM-Signature: v=1; a={key.algorithm}; c=relaxed/relaxed; d={key.domain};\r\n\ts={key.selector}; t={seconds};"
-    start = f"{head}\r\n\th={_fold(names)};\r\n\tbh={base64.b64encode(body_hash).decode()};\r\n\tb=".encode()
-    digest = hashlib.sha256()
-    for chosen in canonical.choose(fields, [name.encode() for name in names]):
-        digest.update(canonical.header(chosen, relaxed=True) + b"\r\n")
+    start = f"{head}\r\n\th={listed};\r\n\tbh={base64.b64encode(body_digest).decode()};\r\n\tb=".encode()
     digest.update(canonical.header(Field(b"dkim-signature", start), relaxed=True))
     value = base64.b64encode(key.sign(digest.digest()))
     lines = [value[i : i + _LINE] for i in range(0, len(value), _LINE)]
