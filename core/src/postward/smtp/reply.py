@@ -69,6 +69,11 @@ class Reply:
         """Whether the same will not work later (5xx)."""
         return self.code // 100 == 5
 
+    @property
+    def status(self) -> str:
+        """The status code for a report (RFC 3463): the enhanced code, else the class alone, such as `5.0.0`."""
+        return self.enhanced or f"{self.code // 100}.0.0"
+
     def __str__(self) -> str:
         text = " ".join([str(self.code), *([self.enhanced] if self.enhanced else []), *filter(None, self.lines)])
         return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"
@@ -80,6 +85,14 @@ class Reply:
         last = len(texts) - 1
         rows = [f"{self.code}{' ' if index == last else '-'}{prefix}{text}" for index, text in enumerate(texts)]
         return "".join(f"{row.rstrip()}\r\n" for row in rows).encode("ascii", "backslashreplace")
+
+
+class Refusal(Exception):
+    """Raised where a server decides about mail, in a handler or a sink, to refuse it with `reply`."""
+
+    def __init__(self, code: int, enhanced: str, text: str) -> None:
+        super().__init__(text)
+        self.reply = Reply(code, (text,), enhanced)
 
 
 def visible(text: str) -> str:
