@@ -247,7 +247,9 @@ async def test_session_has_an_end(autojump_clock):
             await trio.sleep(99)
             await connection.send(to(A), b"x")
         await trio.sleep(200)
-        assert [str(reply) for reply in await connection.send(to(A), b"x")] == ["421 4.4.2 this session was long enough"]
+        with pytest.raises(SmtpError, match=r"421 4\.4\.2 this session was long enough") as caught:
+            await connection.send(to(A), b"x")
+        assert (caught.value.kind, connection.content_begun) == ("lost", False)
         with pytest.raises(SmtpError, match="long enough"):
             await connection.send(to(A), b"x")
 

@@ -85,10 +85,11 @@ class Incoming:
 
     def _header_too_large(self, piece: bytes, line_end: bytes) -> bool:
         end = (line_end + piece).find(_HEADER_END)
-        size = self._size
         if end >= 0:
             self._line_end = None
-            size += end - len(line_end) - len(piece)
+            size = self._size - len(self._carry) - len(piece) + end - len(line_end)
         else:
             self._line_end = (line_end + piece[-2:])[-2:]
+            # The empty line may have begun.
+            size = self._size - len(_HEADER_END) + 1
         return size > self._settings.max_header

@@ -23,8 +23,8 @@ _UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 class SmtpError(PostwardError):
     """A dialogue that cannot go on. The connection is of no more use, and nothing that was not answered was delivered.
 
-    `kind` is `timeout`, `lost` (closed or reset by the peer), `protocol` (the peer left the protocol) or `too-long` (a limit
-    of ours); `__cause__` keeps the transport's error.
+    `kind` is `timeout`, `lost` (closed or reset by the peer), `protocol` (the peer left the protocol), `too-long` (a limit of
+    ours) or `content` (what was to be sent could not be read); `__cause__` keeps the transport's error.
     """
 
     def __init__(self, kind: str, detail: str) -> None:

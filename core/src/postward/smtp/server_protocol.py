@@ -127,6 +127,7 @@ class ServerProtocol:
                 self._pending = event
             if event is not None or self.progress == progress:
                 return event
+        self._buffer, self._at = b"", 0
         return None
 
     def answer(self, *replies: Reply) -> None:
