@@ -32,6 +32,7 @@ from postward.names import Address, Domain
 from postward.plugins import Plugins
 from postward.smtp.client import Reply
 from postward.smtp.server import ServerSettings, serve
+from postward.smtp.whole import Whole
 from postward.testing.network import MemoryNetwork
 from postward.tls import TrustStore
 
@@ -71,7 +72,13 @@ class MailHost:
     async def rcpt(self, session: Any, recipient: Address, parameters: Any) -> Reply | None:
         return self.refuse.get(str(recipient))
 
-    async def message(self, session: Any, envelope: Any, content: bytes) -> Reply:
+    async def content(self, session: Any, envelope: Any) -> Whole:
+        return Whole(session, envelope, self._take)
+
+    async def authenticate(self, session: Any, user: str, password: str) -> bool:
+        return False
+
+    async def _take(self, session: Any, envelope: Any, content: bytes) -> Reply:
         self.received.append((tuple(envelope.recipients), content))
         self.over_tls.append(session.tls is not None)
         self.required.append(envelope.require_tls)

@@ -25,6 +25,7 @@ from postward.names import Address, Domain
 from postward.smtp.client import Envelope, Reply, SmtpConnection
 from postward.smtp.content import to_crlf
 from postward.smtp.server import ServerSettings, Session, serve
+from postward.smtp.whole import Whole
 from postward.tls import client_handshake
 
 pytestmark = [pytest.mark.loopback, pytest.mark.interop]
@@ -50,6 +51,9 @@ class Handler:
 
     async def rcpt(self, session, recipient, parameters):
         return Reply(550, ("no such user",), "5.1.1") if recipient.local == "bad" else None
+
+    async def content(self, session, envelope):
+        return Whole(session, envelope, self.message)
 
     async def message(self, session, envelope, content):
         self.seen.append((session, envelope, content))

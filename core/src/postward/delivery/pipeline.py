@@ -173,13 +173,12 @@ class Pipeline:
         if kept is None:
             return False
         session = Session(tls=kept.session.tls, helo=kept.session.helo)
-        sent = kept.connection.contents
         try:
             await kept.dialler.send(kept.connection, session, run.offer)
         except (SmtpError, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             await keeper.close(str(exc))
             session.error = session.error or str(exc)
-            if session.replies is None and kept.connection.contents == sent:
+            if session.replies is None and not kept.connection.content_begun:
                 # Nothing of this message was offered, so a new connection can do it without sending anything twice.
                 return False
         kept.messages += 1
