@@ -1,0 +1,69 @@
+"""kill -9 between counting, building and sending: every session is in exactly one report, every report is sent."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+ROUNDS = 8
+WORKER = Path(__file__).with_name("report_worker.py")
+
+
+def start(where: Path, life: int, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, WORKER, where, str(life), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1)
+
+
+def reported(connection: sqlite3.Connection) -> Counter[str]:
+    """How often each address stands in all reports together."""
+    counts: Counter[str] = Counter()
+    for (content,) in connection.execute("SELECT content FROM core_outbox"):
+        (policy,) = json.loads(gzip.decompress(content))["policies"]
+        for detail in policy["failure-details"]:
+            counts[detail["sending-mta-ip"]] += detail["failed-session-count"]
+        total = sum(detail["failed-session-count"] for detail in policy["failure-details"])
+        assert policy["summary"] == {"total-successful-session-count": 0, "total-failure-session-count": total}
+    return counts
+
+
+@pytest.mark.loopback
+def test_a_killed_program_reports_every_session_once_and_sends_every_report(tmp_path: Path) -> None:
+    acknowledged: set[str] = set()
+    for life in range(ROUNDS):
+        with start(tmp_path, life) as worker:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "ready\n"
+            time.sleep(random.uniform(0, 0.5))
+            worker.kill()
+            # A line cut by the kill was not acknowledged to anybody.
+            lines = worker.stdout.read().splitlines(keepends=True)
+            acknowledged |= {line.strip() for line in lines if line.endswith("\n")}
+    with start(tmp_path, ROUNDS, "--finish") as worker:
+        assert worker.wait(60) == 0
+    with closing(sqlite3.connect(tmp_path / "results.db")) as connection:
+        found = reported(connection)
+        targets = {
+            f"{report} {uri}"
+            for report, uri in connection.execute(
+                "SELECT report_id, uri FROM core_outbox_targets t JOIN core_outbox o ON o.id = t.report WHERE state = 'delivered'"
+            )
+        }
+        (count,) = connection.execute("SELECT COUNT(*) FROM core_outbox_targets").fetchone()
+    assert acknowledged, "the lives were too short to show anything"
+    assert not acknowledged - found.keys(), "lost"
+    assert set(found.values()) == {2}, "counted in part or twice"
+    sent = Counter((tmp_path / "sent").read_text().splitlines())
+    assert targets == set(sent)
+    assert len(targets) == count
+    # What was on its way when a life ended may go out again: the sender has eight hands.
+    assert sum(sent.values()) - len(sent) <= ROUNDS * 8
