@@ -1,6 +1,7 @@
-"""The program that `test_kill_reports` kills: journals results of yesterday, counts, builds, sends, all at the same time.
+"""The program of `test_kill_reports`, which kills itself before the n-th commit of its results database.
 
-What it sends goes into the file `sent`, one line each, which is there as soon as it is written.
+It journals results of yesterday, counts, builds and sends, all at the same time. What it sends goes into the file `sent`, one
+line each, which is there as soon as it is written.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import os
+import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import sqlalchemy
 import structlog
 import trio
 import trio.lowlevel
@@ -51,6 +55,17 @@ async def journal(store: Store, life: int) -> None:
         await store.journal.append(result, result)
         sys.stdout.write(f"{address}\n")
         sys.stdout.flush()
+        await trio.sleep(0.005)
+
+
+def dying(commits: int) -> Callable[[object], None]:
+    left = itertools.count(commits, -1)
+
+    def die(_connection: object) -> None:
+        if not next(left):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return die
 
 
 def make_plugin(store: Store, clock: SettableClock) -> TlsRpt:
@@ -72,7 +87,7 @@ def make_plugin(store: Store, clock: SettableClock) -> TlsRpt:
     return TlsRpt(TlsRpt.Config(), core)
 
 
-async def main(where: Path, life: int, finish: bool) -> None:
+async def main(where: Path, life: int, commits: int) -> None:
     # Each life comes an hour later, so that the leases of the one before have run out.
     clock = SettableClock(Window.of_day(DAY).end + (life + 1) * HOUR)
     out = os.open(where / "sent", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -121,6 +136,7 @@ async def main(where: Path, life: int, finish: bool) -> None:
         async def report() -> None:
             while True:
                 await scheduler.run_once()
+                await trio.sleep(0.02)
 
         async def send() -> None:
             while True:
@@ -130,13 +146,12 @@ async def main(where: Path, life: int, finish: bool) -> None:
         emitter = Emitter(cast("Hooks", StubHooks({"tlsrpt": emit})), store, ["tlsrpt"], clock, log)
         async with trio.open_nursery() as nursery:
             await nursery.start(emitter.run)
-            if finish:
+            if not commits:
                 await emitter.caught_up()
                 await scheduler.run_once()
                 await sender.send_due()
                 nursery.cancel_scope.cancel()
-            sys.stdout.write("ready\n")
-            sys.stdout.flush()
+            sqlalchemy.event.listen(store.results.engines.writer, "commit", dying(commits))
             nursery.start_soon(journal, store, life)
             nursery.start_soon(report)
             nursery.start_soon(send)
@@ -144,4 +159,4 @@ async def main(where: Path, life: int, finish: bool) -> None:
 
 if __name__ == "__main__":
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    trio.run(main, Path(sys.argv[1]), int(sys.argv[2]), "--finish" in sys.argv)
+    trio.run(main, Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
