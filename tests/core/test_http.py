@@ -169,6 +169,22 @@ async def test_a_report_is_posted() -> None:
         assert line in request.lower()
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Content-Length: 100\r\n\r\ncut",
+        b"Content-Length: 99999999\r\n\r\n",
+        b"Content-Encoding: gzip\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nnonsense",
+    ],
+)
+async def test_where_only_the_status_counts_no_body_can_undo_it(rest: bytes) -> None:
+    """Posting a report again because of it would be a second copy."""
+    wire = b"HTTP/1.1 201 Created\r\n" + rest
+    assert (await fetch(Server(wire), method="POST", head_only=True)).status == 201
+    assert isinstance(await fails(Server(wire), method="POST"), HttpError)
+
+
 async def test_headers_about_the_body_are_ours() -> None:
     server = Server(ok())
     await fetch(server, headers={"Content-Length": "7", "Transfer-Encoding": "chunked"})

@@ -69,12 +69,14 @@ class HttpClient(Protocol):
         timeout: float = 60,
         private_addresses: bool = True,
         verify: bool = True,
+        head_only: bool = False,
     ) -> HttpResponse:
         """Make one request to `https://host:port` `target` (path and query).
 
         The certificate must verify for `host` by DNS-ID unless `verify` is False; SNI is `host`. `max_body` is bytes,
         more is an error; `timeout` is seconds for everything. With `private_addresses` False, only addresses reachable in
-        the public internet are dialled. Raises `HttpError`.
+        the public internet are dialled. With `head_only` the status decides, and no body is read: whatever is wrong with it
+        must not undo an acceptance. Raises `HttpError`.
         """
 
 
@@ -102,6 +104,7 @@ class H11Client:
         timeout: float = 60,
         private_addresses: bool = True,
         verify: bool = True,
+        head_only: bool = False,
     ) -> HttpResponse:
         """Make one request; see `HttpClient.request`. Raises `HttpError`."""
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
@@ -110,7 +113,7 @@ class H11Client:
             addresses = await self._addresses(host, private_addresses)
             stream = await self._open(addresses, host, port, verify)
             try:
-                return await _exchange(stream, connection, wire, _Limits(max_body, method))
+                return await _exchange(stream, connection, wire, _Limits(max_body, method, head_only))
             finally:
                 await trio.aclose_forcefully(stream)
         raise HttpError("timeout", f"{host} did not answer within {timeout:g} s")
@@ -179,6 +182,7 @@ class H11Client:
 class _Limits:
     max_body: int
     method: str
+    head_only: bool
 
     @property
     def wire(self) -> int:
@@ -266,6 +270,8 @@ async def _receive(stream: trio.abc.Stream, connection: h11.Connection, limits: 
             if interim > _MAX_INTERIM:
                 raise HttpError("protocol", f"more than {_MAX_INTERIM} interim responses")
         elif isinstance(event, h11.Response):
+            if limits.head_only:
+                return HttpResponse(status=event.status_code, headers=_first(event), body=b"")
             _check_head(event, limits)
             head = event
         elif isinstance(event, h11.Data):
