@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # Commands of today and words that later ones may want; a plugin's verbs stand below its name.
 _WORDS: Final = """
-check completion config core db deliver help lab metrics plugins postward probe queue quickstart records report reports run
-serve status store version web
+check completion config core db deliver dkim help lab metrics passwd plugins postward probe queue quickstart records report
+reports run serve status store version web
 """
 RESERVED: Final = frozenset(_WORDS.split())
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")

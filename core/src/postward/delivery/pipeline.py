@@ -45,9 +45,9 @@ from postward.model import (
     TlsPolicy,
     TlsResult,
     TlsWish,
-    as_content,
     day_of,
 )
+from postward.model.content import as_content
 from postward.names import Address, Domain
 from postward.smtp.client import SmtpError
 
