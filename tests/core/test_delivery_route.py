@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postward.delivery.route import MAX_ADDRESSES, MAX_HOSTS, RouteError, find_route, resolve_host
+from postward.delivery.route import MAX_ADDRESSES, MAX_HOSTS, RouteError, find_route, nearer_than, resolve_host
 from postward.dns import ZoneResolver
 from postward.model import MxHost, Security
 from postward.names import Domain
@@ -35,6 +35,34 @@ async def test_hosts_come_in_order_of_preference(dns: ZoneResolver) -> None:
     route = await find_route(Domain("example.test"), dns)
     assert [host.name for host in route.hosts] == ["mx1.example.test", "mx2.example.test"]
     assert (route.security, route.from_mx) == (Security.SECURE, True)
+
+
+async def test_a_host_listed_twice_is_tried_once(dns: ZoneResolver) -> None:
+    dns.set_zone("twice.test", "@ IN MX 30 a\n@ IN MX 20 b\n@ IN MX 10 A\n@ IN MX 20 c")
+    route = await find_route(Domain("twice.test"), dns)
+    assert [host.preference for host in route.hosts] == [10, 20, 20]
+    assert route.hosts[0].name == "a.twice.test"
+
+
+async def test_hosts_that_are_no_nearer_than_we_are_left_out(dns: ZoneResolver) -> None:
+    """RFC 5321 §5.1: what they do with such mail is to bring it here."""
+    dns.set_zone("loop.test", "@ IN MX 10 a\n@ IN MX 20 us\n@ IN MX 20 b\n@ IN MX 30 c")
+    route = await find_route(Domain("loop.test"), dns)
+    for ours in (True, False):
+        left = nearer_than(Domain("us.loop.test"), route, ours=ours)
+        assert [host.name for host in left.hosts] == ["a.loop.test"]
+    assert nearer_than(Domain("else.test"), route, ours=True) is route
+
+
+@pytest.mark.parametrize("domain", ["example.test", "bare.example.test"])
+async def test_where_we_are_the_nearest_mail_comes_back(dns: ZoneResolver, domain: str) -> None:
+    """A loop only if it is this program that answers there, and not another server of the same machine."""
+    route = await find_route(Domain(domain), dns)
+    us = route.hosts[0].name
+    with pytest.raises(RouteError, match=r"^554 5\.4\.6 ") as caught:
+        nearer_than(us, route, ours=True)
+    assert caught.value.permanent
+    assert nearer_than(us, route, ours=False) is route
 
 
 async def test_the_policy_domain_stays_the_one_asked_for(dns: ZoneResolver) -> None:

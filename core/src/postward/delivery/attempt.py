@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -31,6 +31,7 @@ from postward.model import (
 )
 from postward.names import Address, Domain
 from postward.smtp.client import Envelope, Reply, SmtpConnection, SmtpError
+from postward.smtp.client_protocol import too_many_recipients
 from postward.tls import TlsError, classify, client_handshake, late_alert
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ class Dialler:
             if self.offer.wish is TlsWish.REQUIRE and reply.permanent:
                 session.requiretls_unmet = True
                 session.error = f"550 {REQUIRETLS_UNMET} REQUIRETLS needs TLS, and STARTTLS was refused: {reply}"
+            await connection.quit()
         return reply
 
     async def _judge(self, peer: TlsPeer) -> Judged:
@@ -258,7 +260,16 @@ class Dialler:
             eight_bit=self.offer.eight_bit,
             size=len(message.content),
         )
-        session.replies = await connection.send(envelope, message.content)
+        replies: dict[Address, Reply] = {}
+        left = envelope.recipients
+        while left:
+            answers = await connection.send(replace(envelope, recipients=left), message.content)
+            replies.update(zip(left, answers, strict=True))
+            session.replies = tuple(replies[address] for address in envelope.recipients)
+            # RFC 5321 §4.5.3.1.10: those that were too many for one transaction have another, as long as that helps.
+            helped = any(reply.positive for reply in answers)
+            left = tuple(to for to, reply in zip(left, answers, strict=True) if helped and too_many_recipients(reply))
+        assert session.replies is not None
         refused = [str(reply) for reply in session.replies if not reply.positive]
         session.error = refused[0] if refused else ""
 

@@ -26,7 +26,7 @@ from postward.delivery.compose import (
     stand_in,
     without_tls,
 )
-from postward.delivery.route import RouteError, find_route, resolve_host
+from postward.delivery.route import RouteError, find_route, nearer_than, resolve_host
 from postward.delivery.wish import header_of
 from postward.errors import StoreError
 from postward.log import correlated
@@ -87,7 +87,10 @@ class _Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """Delivers messages, and probes domains. One per program; calls may run side by side."""
+    """Delivers messages, and probes domains. One per program; calls may run side by side.
+
+    `takes_mail`: this program is what answers for `hostname` at port 25, so mail for it would come round in a circle.
+    """
 
     hooks: Hooks
     dns: Resolver
@@ -99,6 +102,7 @@ class Pipeline:
     tls_always: bool
     log: FilteringBoundLogger
     observe: Callable[[ConnectionReport], None]
+    takes_mail: bool = False
 
     async def deliver(self, message: Message) -> Delivery:
         """Deliver to every recipient's next hop and say what came of it. Never raises for the network or a peer.
@@ -108,7 +112,7 @@ class Pipeline:
         groups: dict[Domain, list[Address]] = {}
         for address in dict.fromkeys(message.recipients):
             groups.setdefault(address.domain, []).append(address)
-        eight_bit, smtputf8 = not message.content.isascii(), not header_of(message.content).isascii()
+        eight_bit, smtputf8 = not message.content.isascii(), _in_utf8(header_of(message.content))
         runs: dict[Domain, Delivery] = {}
         limit = trio.CapacityLimiter(DOMAINS_AT_ONCE)
 
@@ -155,7 +159,7 @@ class Pipeline:
                 return outcome.value
             if outcome is not None and outcome.on_error == "defer":
                 raise RouteError(f"451 4.3.0 plugin {outcome.plugin} could not route {domain}", permanent=False)
-        return await find_route(domain, self.dns)
+        return nearer_than(self.hostname, await find_route(domain, self.dns), ours=self.takes_mail)
 
     async def _no_route(self, run: _Run, error: RouteError, started: int) -> None:
         domain = run.destination.domain
@@ -234,8 +238,10 @@ class Pipeline:
         """Try one address, in clear again where TLS broke and that is allowed. Whether the host needs no further address."""
         session, results = await self._connect(run, dialler, address)
         if session.tls_broken and not dialler.tls_needed and run.offer.message is not None:
-            await self._connect(run, dialler, address, instead_of=results)
-        return session.counted or session.refused is not None
+            session, _ = await self._connect(run, dialler, address, instead_of=results)
+        # An address that fell silent, broke off or had no time says nothing of the host's others (RFC 5321 §5.1).
+        heard = session.replies is not None or (session.refused is not None and session.refused.permanent)
+        return not session.error or heard or session.policy_failed or session.requiretls_unmet
 
     async def _connect(
         self, run: _Run, dialler: Dialler, address: str, *, instead_of: tuple[PolicyResult, ...] | None = None
@@ -348,6 +354,14 @@ def _issued(outcomes: Sequence[Outcome[TlsPolicy]], domain: Domain, scope: Scope
     return policies
 
 
+def _in_utf8(header: bytes) -> bool:
+    """Whether a header needs SMTPUTF8: it has UTF-8. Octets of any other kind are no such text (RFC 6532 §3.2)."""
+    try:
+        return not header.decode().isascii()
+    except UnicodeDecodeError:
+        return False
+
+
 def _as_reply(session: Session) -> str:
     """Our own words in the form of a temporary SMTP reply; a server's reply stays as it is."""
     if session.error[:3].isdigit():
@@ -360,6 +374,8 @@ def _finish(run: _Run, *, permanent: bool, reply: str) -> Delivery:
     """Decide what is still open: `reply` for all, or else the last word on each, as a temporary failure."""
     for address in run.open:
         said = reply or run.last_reply.get(address) or run.last_error or f"451 4.4.4 no host of {address.domain} could be tried"
+        if not permanent and said.startswith("5"):
+            said = f"451 4.4.1 not every host of {address.domain} could be tried, one said: {said}"
         run.decided[address] = RecipientOutcome(address=address, delivered=False, permanent=permanent, reply=said)
     return Delivery(
         recipients=tuple(run.decided[address] for address in run.offer.recipients),

@@ -61,6 +61,23 @@ def _literal(domain: Domain) -> Destination:
     return Destination(domain=domain, hosts=(host,), canonical=domain, from_mx=False)
 
 
+def nearer_than(us: Domain, destination: Destination, *, ours: bool) -> Destination:
+    """The destination without hosts that are no nearer to it than we are: they would bring mail back (RFC 5321 §5.1).
+
+    Where `us` is its nearest host itself, mail has arrived. If we answer at that name (`ours`) that is a loop, `RouteError`;
+    otherwise another server of this machine does, and nothing is left out.
+    """
+    own = next((host.preference for host in destination.hosts if host.name == us), None)
+    if own is None:
+        return destination
+    nearer = tuple(host for host in destination.hosts if host.preference < own)
+    if nearer:
+        return replace(destination, hosts=nearer)
+    if ours:
+        raise RouteError(f"554 5.4.6 mail for {destination.domain} would come back: {us} is its mail host", permanent=True)
+    return destination
+
+
 def _hosts(domain: Domain, answer: Answer) -> tuple[MxHost, ...]:
     exchanges: list[_Exchange] = []
     null = False
@@ -74,7 +91,12 @@ def _hosts(domain: Domain, answer: Answer) -> tuple[MxHost, ...]:
     if exchanges:
         random.shuffle(exchanges)
         exchanges.sort(key=lambda exchange: exchange.preference)
-        return tuple(MxHost(name=each.name, preference=each.preference) for each in exchanges[:MAX_HOSTS])
+        # A host that is listed twice is tried once, in its better place.
+        nearest: dict[Domain, int] = {}
+        for each in exchanges:
+            nearest.setdefault(each.name, each.preference)
+        hosts = [MxHost(name=name, preference=preference) for name, preference in nearest.items()]
+        return tuple(hosts[:MAX_HOSTS])
     if null:
         raise RouteError(f"556 5.1.10 {domain} accepts no mail (null MX)", permanent=True)
     raise RouteError(f"451 4.4.4 no MX record of {domain} names a host", permanent=False)
