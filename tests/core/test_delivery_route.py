@@ -147,3 +147,14 @@ async def test_hosts_and_addresses_are_limited(dns: ZoneResolver) -> None:
     dns.set_zone("flood.test", hosts + addresses)
     assert len((await find_route(Domain("flood.test"), dns)).hosts) == MAX_HOSTS
     assert len((await resolve_host(MxHost(name=Domain("h0.flood.test")), dns)).addresses) == MAX_ADDRESSES
+
+
+async def test_addresses_that_no_host_has_are_left_out(dns: ZoneResolver) -> None:
+    """0.0.0.0 would be this machine, whose own server might take the mail and bring it back."""
+    dns.set_zone(
+        "odd.test", "a IN A 0.0.0.0\na IN AAAA ::\na IN A 224.0.0.1\na IN AAAA ff02::1\nb IN A 0.0.0.0\nb IN A 192.0.2.7"
+    )
+    assert (await resolve_host(MxHost(name=Domain("b.odd.test")), dns)).addresses == ("192.0.2.7",)
+    with pytest.raises(RouteError, match=r"^451 4\.4\.4 ") as caught:
+        await resolve_host(MxHost(name=Domain("a.odd.test")), dns)
+    assert not caught.value.permanent

@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import Final
 
+from postward.addresses import names_a_host
 from postward.dns import Answer, Resolver, Status
 from postward.errors import InvalidName, PostwardError
 from postward.model import Destination, Failure, MxHost, ResultType, Security
@@ -118,11 +119,14 @@ async def resolve_host(mx: MxHost, resolver: Resolver) -> MxHost:
             raise _failed(failed, f"addresses of {mx.name}")
         permanent = mx.preference == -1
         raise RouteError(f"{'550 5.1.2' if permanent else '451 4.4.4'} {mx.name} has no address", permanent=permanent)
+    addresses = _interleave(answers)
+    if not addresses:
+        raise RouteError(f"451 4.4.4 {mx.name} has no address that a host can have", permanent=False)
     secure = all(answer.authenticated for answer in found)
     canonical = found[0].canonical
     return replace(
         mx,
-        addresses=_interleave(answers),
+        addresses=addresses,
         security=Security.SECURE if secure else Security.INSECURE,
         canonical=canonical,
         alias_security=await _alias_security(mx.name, resolver, secure=secure) if canonical != mx.name else None,
@@ -137,7 +141,7 @@ async def _alias_security(name: Domain, resolver: Resolver, *, secure: bool) -> 
 
 
 def _interleave(answers: tuple[Answer, Answer]) -> tuple[str, ...]:
-    four, six = ([record.address for record in answer.records] if answer.found else [] for answer in answers)
+    four, six = ([each.address for each in answer.records if names_a_host(each.address)] for answer in answers)
     random.shuffle(four)
     random.shuffle(six)
     paired = [address for pair in zip(six, four, strict=False) for address in pair]
