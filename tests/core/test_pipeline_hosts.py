@@ -162,6 +162,24 @@ async def test_smtputf8_is_for_utf_8(rig: Rig, subject: bytes, said: bool) -> No
     assert (delivery.delivered, delivery.recipients[0].reply[:9] == "550 5.6.9") == (not said, said)
 
 
+@pytest.mark.parametrize(("wish", "permanent"), [(TlsWish.FOLLOW, False), (TlsWish.IGNORE, True)])
+async def test_a_server_that_wants_the_tls_that_broke(rig: Rig, wish: TlsWish, permanent: bool) -> None:
+    """530 in clear is final only where the sender asked to do without TLS (RFC 8689 §4.2.2)."""
+
+    async def host(stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"220 mx1\r\n")
+        replies = {b"EHLO": b"250-mx1\r\n250 STARTTLS\r\n", b"STAR": b"220 go\r\n", b"MAIL": b"530 5.7.0 STARTTLS first\r\n"}
+        while data := bytes(await stream.receive_some()):
+            await stream.send_all(replies.get(data[:4], b"221 bye\r\n"))
+
+    rig.dns.set_zone("example.test", "@ IN MX 10 mx1\nmx1 IN A 192.0.2.1\n")
+    rig.net.listen("192.0.2.1", 25, host)
+    delivery = await rig.deliver(wish=wish)
+    assert len(delivery.attempts) == 2
+    assert [(each.permanent, "530 5.7.0 STARTTLS first" in each.reply) for each in delivery.recipients] == [(permanent, True)]
+    assert delivery.recipients[0].reply.startswith("530" if permanent else "451 4.7.5 ")
+
+
 async def test_leave_is_taken_where_starttls_was_refused(rig: Rig) -> None:
     """RFC 5321 §4.1.1.10: QUIT, also where a policy leaves nothing else to do."""
     heard: list[bytes] = []

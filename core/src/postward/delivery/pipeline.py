@@ -47,6 +47,7 @@ from postward.model import (
     day_of,
 )
 from postward.names import Address, Domain
+from postward.smtp.reply import Reply
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -62,6 +63,7 @@ __all__ = ["Pipeline", "may_proceed"]
 
 DOMAINS_AT_ONCE: Final = 10
 DOMAIN_LIMIT: Final = 3600.0
+_TLS_FIRST: Final = 530  # RFC 3207 §4
 
 
 @dataclass(slots=True)
@@ -250,6 +252,8 @@ class Pipeline:
         with correlated():
             started = self.clock.now()
             session = await dialler.connect(address, use_tls=instead_of is None)
+            if instead_of is not None and run.offer.wish is TlsWish.FOLLOW:
+                session.replies = tuple(map(_not_final, session.replies)) if session.replies else None
             results = policy_results(session.verdicts) if instead_of is None else instead_of
             if session.counted:
                 await self._count(run, results, host=dialler.mx.name, address=address, session=session)
@@ -360,6 +364,11 @@ def _in_utf8(header: bytes) -> bool:
         return not header.decode().isascii()
     except UnicodeDecodeError:
         return False
+
+
+def _not_final(reply: Reply) -> Reply:
+    """A server that wants TLS, and with which TLS just broke, may have it mended by the next time."""
+    return Reply(451, (f"TLS failed, and without it: {reply}",), "4.7.5") if reply.code == _TLS_FIRST else reply
 
 
 def _as_reply(session: Session) -> str:
