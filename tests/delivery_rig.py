@@ -136,15 +136,10 @@ class Rig:
     mx2: MailHost
 
     async def deliver(
-        self, *recipients: Address, wish: TlsWish = TlsWish.FOLLOW, is_report: bool = False, content: bytes = CONTENT
+        self, *recipients: Address, wish: TlsWish = TlsWish.FOLLOW, is_report: bool = False, **more: Any
     ) -> Delivery:
-        message = Message(
-            sender=Address("me", Domain("sender.test")),
-            recipients=recipients or (RECIPIENT,),
-            content=content,
-            wish=wish,
-            is_report=is_report,
-        )
+        given: dict[str, Any] = {"sender": Address("me", Domain("sender.test")), "content": CONTENT, **more}
+        message = Message(recipients=recipients or (RECIPIENT,), wish=wish, is_report=is_report, **given)
         with trio.fail_after(3600):
             return await self.pipeline.deliver(message)
 

@@ -196,3 +196,32 @@ async def test_leave_is_taken_where_starttls_was_refused(rig: Rig) -> None:
     rig.net.listen("192.0.2.1", 25, host)
     await rig.deliver()
     assert heard[1:] == [b"STARTTLS\r\n", b"QUIT\r\n"]
+
+
+# --- bounces of messages with REQUIRETLS ---
+
+
+async def test_a_bounce_keeps_requiretls_where_it_is_taken_on(rig: Rig) -> None:
+    """RFC 8689 §5: bounces of such mail ask for the same."""
+    assert (await rig.deliver(sender=None, wish=TlsWish.REQUIRE)).delivered
+    assert rig.mx1.required == [True]
+
+
+@pytest.mark.parametrize("how", ["not offered", "not proven", "no TLS"])
+async def test_a_bounce_goes_without_requiretls_rather_than_not_at_all(rig: Rig, how: str) -> None:
+    """RFC 8689 §5: with an empty return path it is no reason to discard the bounce. For other mail it is."""
+    rig.dns.set_zone("example.test", ZONE, "insecure" if how == "not proven" else "secure")
+    rig.mx1.options = rig.mx2.options = {"requiretls": how != "not offered"}
+    if how == "no TLS":
+        rig.mx1.context = rig.mx2.context = None
+    (outcome,) = (await rig.deliver(wish=TlsWish.REQUIRE)).recipients
+    assert (outcome.permanent, outcome.reply[:10]) == (True, "550 5.7.30")
+    assert (await rig.deliver(sender=None, wish=TlsWish.REQUIRE)).delivered
+    assert (rig.mx1.required, rig.mx1.over_tls) == ([False], [how != "no TLS"])
+
+
+async def test_a_bounce_still_follows_the_policies(rig: Rig) -> None:
+    rig.plugins.add("issuer", Issuer(domain=TlsPolicy(kind="x-test", mode=Mode.ENFORCE, domain=DOMAIN)))
+    rig.mx1.context = rig.mx2.context = None
+    assert not (await rig.deliver(sender=None, wish=TlsWish.REQUIRE)).delivered
+    assert rig.mx1.received == rig.mx2.received == []

@@ -58,6 +58,11 @@ class Offer:
     eight_bit: bool = False
     smtputf8: bool = False
 
+    @property
+    def insists(self) -> bool:
+        """Whether it must not go without REQUIRETLS. A bounce rather goes without than not at all (RFC 8689 §5)."""
+        return self.wish is TlsWish.REQUIRE and (self.message is None or self.message.sender is not None)
+
 
 @dataclass(slots=True, kw_only=True)
 class Session:
@@ -65,6 +70,7 @@ class Session:
 
     `counted`: TLS was negotiated, refused, missing or broken, so there is a result to report. `tls_broken`: the same
     address may be tried again in clear where that is allowed. `refused`: the server spoke, and said no to the whole session.
+    `require_tls`: all that REQUIRETLS demands is there; `requiretls_unmet`: it is not, so the message must not go.
     """
 
     verdicts: Judged = ()
@@ -80,6 +86,7 @@ class Session:
     local_address: str = ""
     bytes_sent: int = 0
     bytes_received: int = 0
+    require_tls: bool = False
     requiretls_unmet: bool = False
     policy_failed: bool = False
 
@@ -141,7 +148,14 @@ class Dialler:
     async def _usable(self, connection: SmtpConnection, endpoint: Endpoint, session: Session, *, use_tls: bool) -> bool:
         if use_tls and not await self._secure(connection, endpoint, session):
             return False
-        return self.offer.wish is not TlsWish.REQUIRE or self._requirement_met(connection, session)
+        if self.offer.wish is not TlsWish.REQUIRE:
+            return True
+        lacking = self._lacking(connection, session)
+        session.require_tls = not lacking
+        if lacking and self.offer.insists:
+            session.error, session.requiretls_unmet = f"550 {REQUIRETLS_UNMET} {lacking}", True
+            return False
+        return True
 
     async def _secure(self, connection: SmtpConnection, endpoint: Endpoint, session: Session) -> bool:
         """STARTTLS, handshake, verdicts, and the first read. False when mail must not go over this connection."""
@@ -183,7 +197,7 @@ class Dialler:
             reason = f"smtp-starttls-reply-code-{reply.code}"
             self._fail_tls(session, Failure(result_type=ResultType.STARTTLS_NOT_SUPPORTED, reason=reason, detail=str(reply)))
             session.error = f"STARTTLS was refused: {reply}"
-            if self.offer.wish is TlsWish.REQUIRE and reply.permanent:
+            if self.offer.insists and reply.permanent:
                 session.requiretls_unmet = True
                 session.error = f"550 {REQUIRETLS_UNMET} REQUIRETLS needs TLS, and STARTTLS was refused: {reply}"
             await connection.quit()
@@ -239,15 +253,11 @@ class Dialler:
             f" ({failure.detail})" if failure.detail else ""
         )
 
-    def _requirement_met(self, connection: SmtpConnection, session: Session) -> bool:
+    def _lacking(self, connection: SmtpConnection, session: Session) -> str:
+        """What a message with REQUIRETLS misses here; "" when it may go (RFC 8689 §4.2.1)."""
         if session.tls is None or not authenticated(session.verdicts, secure_mx=self.secure_mx, pkix=session.pkix):
-            session.error = f"550 {REQUIRETLS_UNMET} REQUIRETLS needs a server that a policy or DNSSEC vouches for"
-        elif "REQUIRETLS" not in connection.extensions:
-            session.error = f"550 {REQUIRETLS_UNMET} the server does not support REQUIRETLS"
-        else:
-            return True
-        session.requiretls_unmet = True
-        return False
+            return "REQUIRETLS needs a server that a policy or DNSSEC vouches for"
+        return "" if "REQUIRETLS" in connection.extensions else "the server does not support REQUIRETLS"
 
     async def _send(self, connection: SmtpConnection, session: Session) -> None:
         message = self.offer.message
@@ -255,7 +265,7 @@ class Dialler:
         envelope = Envelope(
             sender=message.sender,
             recipients=self.offer.recipients,
-            require_tls=self.offer.wish is TlsWish.REQUIRE,
+            require_tls=session.require_tls,
             smtputf8=self.offer.smtputf8,
             eight_bit=self.offer.eight_bit,
             size=len(message.content),

@@ -212,7 +212,7 @@ class Pipeline:
             policies=policies,
             mx=mx,
             secure_mx=not run.destination.from_mx or run.destination.security is Security.SECURE,
-            tls_needed=needs_tls(policies, run.offer.wish, always=self.tls_always),
+            tls_needed=needs_tls(policies, run.offer.wish, insists=run.offer.insists, always=self.tls_always),
             offer=replace(run.offer, recipients=run.open),
         )
         for address in mx.addresses:
@@ -252,7 +252,7 @@ class Pipeline:
         with correlated():
             started = self.clock.now()
             session = await dialler.connect(address, use_tls=instead_of is None)
-            if instead_of is not None and run.offer.wish is TlsWish.FOLLOW:
+            if instead_of is not None and run.offer.wish is not TlsWish.IGNORE:
                 session.replies = tuple(map(_not_final, session.replies)) if session.replies else None
             results = policy_results(session.verdicts) if instead_of is None else instead_of
             if session.counted:
