@@ -46,18 +46,24 @@ def client_context(alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
 
 
 async def client_handshake(
-    transport: trio.abc.Stream, endpoint: Endpoint, server_name: Domain, *, alpn: Sequence[str] = ()
+    transport: trio.abc.Stream,
+    endpoint: Endpoint,
+    server_name: Domain,
+    *,
+    alpn: Sequence[str] = (),
+    abrupt_end: bool = True,
 ) -> tuple[trio.SSLStream[trio.abc.Stream], TlsPeer]:
     """Shake hands as a client, without verifying; SNI is `server_name` unless that is an address literal.
 
-    The caller bounds the time, and closes the transport when this fails. Raises `TlsError`.
+    With `abrupt_end` a peer that closes without close_notify is at its end, otherwise the connection is broken. The caller
+    bounds the time, and closes the transport when this fails. Raises `TlsError`.
     """
     # Mail servers close without close_notify, and SMTP delimits itself; without this, every QUIT would end in an error.
     stream = trio.SSLStream(
         transport,
         client_context(tuple(alpn)),
         server_hostname=None if server_name.is_literal else str(server_name),
-        https_compatible=True,
+        https_compatible=abrupt_end,
     )
     await _shake(stream)
     cipher = stream.cipher()
