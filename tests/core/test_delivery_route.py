@@ -105,10 +105,31 @@ async def test_a_failed_lookup_defers_and_keeps_its_cause(dns: ZoneResolver) -> 
     assert caught.value.failure.reason == "extended-dns-error-7-signature-expired"
 
 
+@pytest.mark.parametrize(
+    ("ede", "told"), [([], False), ([(22, "")], False), ([(23, ""), (14, "")], False), ([(22, ""), (9, "")], True)]
+)
+async def test_only_trouble_of_dnssec_is_told_to_the_owner(dns: ZoneResolver, ede: list[tuple[int, str]], told: bool) -> None:
+    """RFC 8914 §4: 22 and 23 are of the network between others, which is nothing that the domain got wrong."""
+    dns.fault("example.test", "MX", "SERVFAIL", ede)
+    dns.fault("mx1.example.test", "A", "SERVFAIL", ede)
+    dns.fault("mx1.example.test", "AAAA", "SERVFAIL", ede)
+    for lookup in (find_route(Domain("example.test"), dns), resolve_host(MxHost(name=Domain("mx1.example.test")), dns)):
+        with pytest.raises(RouteError) as caught:
+            await lookup
+        assert (caught.value.permanent, caught.value.failure is not None) == (False, told)
+
+
 async def test_a_literal_goes_straight_to_its_address(dns: ZoneResolver) -> None:
     route = await find_route(Domain("[IPv6:2001:db8::5]"), dns)
     assert route.hosts[0].addresses == ("2001:db8::5",)
     assert not dns.queries
+
+
+@pytest.mark.parametrize("literal", ["[0.0.0.0]", "[IPv6:::]", "[224.0.0.1]"])
+async def test_a_literal_that_no_host_can_have(dns: ZoneResolver, literal: str) -> None:
+    with pytest.raises(RouteError, match=r"^550 5\.1\.2 ") as caught:
+        await find_route(Domain(literal), dns)
+    assert caught.value.permanent
 
 
 async def test_both_families_take_turns(dns: ZoneResolver) -> None:

@@ -58,6 +58,8 @@ async def find_route(domain: Domain, resolver: Resolver) -> Destination:
 
 
 def _literal(domain: Domain) -> Destination:
+    if not names_a_host(str(domain.ip)):
+        raise RouteError(f"550 5.1.2 no host can have the address {domain}", permanent=True)
     host = MxHost(name=domain, preference=-1, addresses=(str(domain.ip),), canonical=domain)
     return Destination(domain=domain, hosts=(host,), canonical=domain, from_mx=False)
 
@@ -152,6 +154,6 @@ def _interleave(answers: tuple[Answer, Answer]) -> tuple[str, ...]:
 def _failed(answer: Answer, what: str) -> RouteError:
     trouble = answer.failure
     slug = trouble.slug if trouble else "dns-failure"
-    told = trouble is not None and bool(trouble.ede)
+    told = trouble is not None and trouble.about_dnssec  # other trouble passes, and need not be told (RFC 8460 §4.3.4)
     failure = Failure(result_type=ResultType.DNSSEC_INVALID, reason=slug, detail=trouble.detail if trouble else "")
     return RouteError(f"451 4.4.3 looking up the {what} failed: {slug}", permanent=False, failure=failure if told else None)
