@@ -145,6 +145,14 @@ async def test_the_first_alias_is_told_apart_from_an_insecure_chain(dns: ZoneRes
     assert host.canonical == "elsewhere.unsigned.test"
 
 
+async def test_an_alias_that_could_not_be_looked_up_excludes_the_host(dns: ZoneResolver) -> None:
+    """RFC 7672 §2.1.3: an error is no insecure alias, behind which there would be no DANE."""
+    dns.fault("mx2.example.test", "CNAME", "SERVFAIL")
+    with pytest.raises(RouteError) as caught:
+        await resolve_host(MxHost(name=Domain("mx2.example.test")), dns)
+    assert not caught.value.permanent
+
+
 async def test_a_host_without_address_is_final_only_where_the_domain_is_its_own_host(dns: ZoneResolver) -> None:
     with pytest.raises(RouteError) as of_mx:
         await resolve_host(MxHost(name=Domain("empty.example.test"), preference=10), dns)

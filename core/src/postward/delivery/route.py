@@ -139,7 +139,10 @@ async def _alias_security(name: Domain, resolver: Resolver, *, secure: bool) -> 
     """What DNSSEC says of the first CNAME alone: the bit of a chain speaks for all of it (RFC 7672 §2.2.2)."""
     if secure:
         return Security.SECURE
-    return (await resolver.query(name, "CNAME")).security
+    answer = await resolver.query(name, "CNAME")
+    if answer.status is Status.FAILED:  # it could be secure, and then the host would have TLSA records
+        raise _failed(answer, f"alias {name}")
+    return answer.security
 
 
 def _interleave(answers: tuple[Answer, Answer]) -> tuple[str, ...]:
