@@ -99,6 +99,21 @@ async def test_an_address_that_has_no_time_leaves_it_to_the_next_one(rig: Rig, s
     assert (delivery.delivered, [attempt.address for attempt in delivery.attempts]) == (True, ["2001:db8::1", "192.0.2.1"])
 
 
+async def test_an_address_that_hangs_up_over_mail_leaves_it_to_the_next_one(rig: Rig) -> None:
+    """Also where it had come so far that its TLS was counted."""
+
+    async def host(stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"220 mx1\r\n")
+        await stream.receive_some()
+        await stream.send_all(b"250 mx1\r\n")
+        await stream.receive_some()
+
+    rig.dns.set_zone("example.test", TWO_ADDRESSES)
+    rig.net.listen("2001:db8::1", 25, host)
+    delivery = await rig.deliver()
+    assert (delivery.delivered, len(delivery.attempts), len(rig.journal.results)) == (True, 2, 2)
+
+
 async def test_a_refusal_for_good_is_that_of_the_host(rig: Rig) -> None:
     rig.dns.set_zone("example.test", TWO_ADDRESSES)
     rig.net.listen("2001:db8::1", 25, greeting(b"554 5.7.1 go away\r\n"))  # type: ignore[arg-type]
