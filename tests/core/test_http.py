@@ -59,7 +59,7 @@ def handshakes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Sequence[str]
     done: list[tuple[str, Sequence[str]]] = []
 
     async def client_handshake(
-        stream: Any, endpoint: Endpoint, name: Domain, *, alpn: Sequence[str] = ()
+        stream: Any, endpoint: Endpoint, name: Domain, *, alpn: Sequence[str] = (), abrupt_end: bool = True
     ) -> tuple[Any, TlsPeer]:
         done.append((name, alpn))
         await trio.lowlevel.checkpoint()

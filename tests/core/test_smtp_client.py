@@ -192,6 +192,26 @@ async def test_too_many_recipients_is_temporary():
     ]
 
 
+async def test_beyond_the_limit_no_more_is_asked():
+    """Servers count every further recipient as an error, and hang up over twenty of them."""
+    transcript = f"""{HELLO}
+        S: 250 SIZE
+        C: MAIL FROM:<me@sender.example> SIZE=3
+        S: 250 ok
+        C: RCPT TO:<a@rcpt.example>
+        S: 250 ok
+        C: RCPT TO:<b@rcpt.example>
+        S: 452 4.5.3 too many
+        C: DATA
+        S: 354 go
+        C: x
+        C: .
+        S: 250 done"""
+    assert await session(transcript, to(A, B, C), content=b"x", quit=False) == [
+        ["250 done", "452 4.5.3 too many", "452 4.5.3 too many"]
+    ]
+
+
 async def test_many_recipients_go_in_several_groups():
     """RFC 2920 §3.1: what is in flight must fit between the two sides, or both wait for ever."""
     many = [Address(f"r{number}", Domain("rcpt.example")) for number in range(250)]

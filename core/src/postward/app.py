@@ -251,6 +251,7 @@ class App:
             tls_always=self.config.delivery.min_tls == "required",
             log=self.log,
             observe=self._observers.tell,
+            takes_mail=any(each.kind == "smtp" and each.bind.endswith(":25") for each in self.config.listen),
         )
 
     def _make_sender(self) -> Sender:

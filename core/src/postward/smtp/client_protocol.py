@@ -21,6 +21,7 @@ _FLIGHT: Final = 100
 _MAX_NAME: Final = 255
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _SERVICE_CLOSING: Final = 421
+_TOO_MANY: Final = 452
 _NO_ROOM_OR_TOO_MANY: Final = 552
 
 
@@ -153,6 +154,11 @@ def parse_extensions(lines: Iterable[str]) -> dict[str, str]:
         if keyword:
             extensions.setdefault(keyword.upper(), parameters.strip())
     return extensions
+
+
+def too_many_recipients(reply: Reply) -> bool:
+    """Whether a reply to RCPT leaves a recipient for another transaction (RFC 5321 §4.5.3.1.10)."""
+    return reply.code == _TOO_MANY and reply.enhanced in (None, "4.5.3")
 
 
 def _first_word(reply: Reply) -> str:
@@ -316,8 +322,17 @@ class Transaction:
             return
         if reply.code == _NO_ROOM_OR_TOO_MANY and reply.enhanced in (None, "5.5.3") and self._accepted:
             # RFC 5321 §4.5.3.1.10: that is "too many recipients", and the rest may follow later.
-            reply = Reply(452, reply.lines, "4.5.3")
+            reply = Reply(_TOO_MANY, reply.lines, "4.5.3")
         self._replies[index] = reply
+        if self._accepted and too_many_recipients(reply):
+            self._leave_the_rest(reply)
+
+    def _leave_the_rest(self, reply: Reply) -> None:
+        """Ask for no further recipient: a server counts what goes beyond its limit as errors, and hangs up over many."""
+        for step, index in self._commands:
+            if step is Step.RCPT:
+                self._replies[index] = reply
+        self._commands = deque(command for command in self._commands if command[0] is not Step.RCPT)
 
     def _take_data(self, reply: Reply) -> None:
         if reply.intermediate:

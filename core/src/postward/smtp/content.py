@@ -22,6 +22,8 @@ def to_crlf(content: bytes) -> bytes:
     """
     if has_proper_lines(content):
         return content
+    if b"\r" not in content:  # what most files are; by pieces it would take three times the memory
+        return content.replace(b"\n", CRLF)
     return _END.sub(lambda match: CRLF if match[0].endswith(b"\n") else b" ", content)
 
 
