@@ -188,6 +188,14 @@ async def test_clients_that_give_up(said, autojump_clock):
     assert sink.ends == ["abort"]
 
 
+@pytest.mark.parametrize("said", [[b"DATA\r\n", b"a\nb\r\n.\r\n"], [b"BDAT 5\r\nabcdeRSET\r\n"], [b"BDAT 2\r\nabEHLO c\r\n"]])
+async def test_forgotten_before_the_next_message(said):
+    sink, other = Sink(), Sink()
+    next_one = BEGIN.split(b"\r\n", 1)[1] + b"BDAT 1 LAST\r\nx"
+    assert (await talk(Handler(sink, other), *said, next_one))[-1] == "250 2.0.0"
+    assert (sink.ends, other.ends) == (["abort"], ["finish"])
+
+
 @pytest.mark.parametrize(
     "said", [[b"DATA\r\n"], [b"DATA\r\n", LONG], [b"BDAT 5\r\nab"], [b"BDAT 2\r\nab"], [b"BDAT 2\r\nabNOO"]]
 )
@@ -233,7 +241,7 @@ async def test_a_slow_sink_slows_the_client_down(autojump_clock):
     async def send() -> None:
         nonlocal sent
         for at in range(0, 100 * 16384, 16384):
-            piece = (LINE * 40_000)[at : at + 16384]
+            piece = (b"\r\n" + LINE * 40_000)[at : at + 16384]
             await ours.send_all(piece)
             sent += len(piece)
 
@@ -244,7 +252,7 @@ async def test_a_slow_sink_slows_the_client_down(autojump_clock):
             await ours.send_all(said)
             await ours.receive_some()
         nursery.start_soon(send)
-        for _ in range(30):
+        for _ in range(50):
             await trio.sleep(45)
             assert sent - len(sink.content) <= 4 * 65536
         assert len(sink.content) > 16384
