@@ -5,7 +5,6 @@ All of them get their mail from one call of the program, beside a good host. Wha
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
