@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -383,6 +384,13 @@ def test_help_lists_every_command_and_enabled_plugin(install: Install, capsys: p
     shown = capsys.readouterr().out
     for name in ("deliver", "probe", "run", "lab", "plugins", "db", "somebody"):
         assert name in shown
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_streams_may_be_closed(tmp_path: Path, closed: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m postward plugins list {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, cwd=tmp_path, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
