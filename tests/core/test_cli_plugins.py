@@ -326,6 +326,12 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "real.toml").read_text() == "plugins = []"
 
 
+def test_a_link_to_itself_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match="loop"):
+        replace_file(tmp_path / "loop", None, "")
+
+
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be written: No such file"):
         replace_file(tmp_path / "none" / "p.toml", None, "")

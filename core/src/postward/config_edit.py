@@ -165,7 +165,10 @@ def replace_file(file: Path, before: bytes | None, text: str) -> None:
 
     Raises `ConfigError` when it cannot be written or was changed meanwhile; then it is as it was.
     """
-    target = file.resolve()
+    try:
+        target = file.resolve()
+    except RuntimeError:  # before Python 3.13
+        raise ConfigError("is a link to itself", file=str(file)) from None
     temporary: Path | None = None
     try:
         handle, path = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
