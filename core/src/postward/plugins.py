@@ -6,6 +6,7 @@ another one are shown as incompatible. The order of `plugins = [...]` is the ord
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,6 +107,18 @@ def load_class(plugin: Installed) -> type[Any]:
     return found
 
 
+def check_made(name: str, kind: type[Any]) -> None:
+    """Whether a class takes what it will be made with, without making it. Raises `PluginError`."""
+    try:
+        signature = inspect.signature(kind)
+    except (TypeError, ValueError):  # without one, only making it will tell
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as exc:
+        raise PluginError(name, f"cannot be made as {kind.__name__}(config, core): {exc}") from None
+
+
 def _config_class(name: str, kind: type[Any]) -> type[BaseModel] | None:
     model = getattr(kind, "Config", None)
     if model is None:
@@ -194,7 +207,7 @@ def _not_installed(config: Config, available: Iterable[Installed], given: Contai
     names = {one.name for one in available if one.compatible}
     known = names | {one.name for one in available}
     return [
-        Problem(key=f"plugins[{index}]", message=f"plugin {name!r} is not installed", hint=nearest(name, names))
+        Problem(key=f"plugins[{index}]", message=f"plugin {name[:64]!r} is not installed", hint=nearest(name, names))
         for index, name in enumerate(config.plugins)
         if name not in known and name not in given
     ]

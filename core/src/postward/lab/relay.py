@@ -109,7 +109,6 @@ def recipient_of(case: Case) -> Address:
 async def follow(world: World, queue: Queue, case: Case, cid: str) -> Life:
     """Watch a message until it has arrived, waits for another attempt, or has come back."""
     expected = expect(case, world.without).fate
-    seen = ""
     with trio.move_on_after(WAIT):
         while True:
             if (mail := next(iter(world.mailbox.to(recipient_of(case))), None)) is not None:
@@ -118,9 +117,9 @@ async def follow(world: World, queue: Queue, case: Case, cid: str) -> Life:
             if (said := _returned(world, case)) is not None:
                 return Life(case=case, cid=cid, expected=expected, fate="refused", said=said)
             shown = await queue.show(cid)
-            if shown is not None and shown.recipients and shown.recipients[0].attempts:
-                seen = shown.recipients[0].last_reply
-                return Life(case=case, cid=cid, expected=expected, fate="deferred", said=seen)
+            waiting = shown.recipients[0].recipient if shown is not None and shown.recipients else None
+            if waiting is not None and waiting.attempts:
+                return Life(case=case, cid=cid, expected=expected, fate="deferred", said=waiting.last_reply)
             await trio.sleep(_LOOK)
     return Life(case=case, cid=cid, expected=expected, fate="lost", said=cid if " " in cid else "nothing was seen of it")
 
