@@ -97,12 +97,18 @@ class QueueMachine(RuleBasedStateMachine):
         cid = self.run(lambda: self.rig.put(*(f"u{n}@{name}" for n, name in enumerate(to)), body=body, **how))
         self.queued |= {(cid, position) for position in range(len(to))}
 
-    @rule(name=st.sampled_from(DOMAINS), limit=st.integers(1, 3))
-    def claim(self, name: Domain, limit: int) -> None:
+    @precondition(lambda self: self.queued)
+    @rule(limit=st.integers(1, 3))
+    def claim(self, limit: int) -> None:
+        self._claim(limit)
+
+    def _claim(self, limit: int) -> None:
         taken = {job.message.id for job in self.flight}
-        jobs = self.run(lambda: self.queue.claim(name, self.clock.now(), limit, taken))
-        assert len(jobs) <= limit
+        names = self.run(lambda: self.queue.due(self.clock.now(), 9))
+        jobs = self.run(lambda: self.queue.claim_many(names, self.clock.now(), limit, taken))
         for job in jobs:
+            name = job.domain
+            assert sum(other.domain == name for other in jobs) <= limit
             assert job.message.id not in taken
             assert job.recipients
             for one in job.recipients:
@@ -110,9 +116,20 @@ class QueueMachine(RuleBasedStateMachine):
                 assert one.address.domain == name
         self.flight += jobs
 
+    @precondition(lambda self: self.queued)
+    @rule(limit=st.integers(1, 3), data=st.data())
+    def attempt(self, limit: int, data: st.DataObject) -> None:
+        """What happens most: a claim with its end."""
+        self._claim(limit)
+        if self.flight:
+            self._settle(data, data.draw(st.integers(0, 3)), data.draw(st.sampled_from([0, 5, 70_000])), False)
+
     @precondition(lambda self: self.flight)
     @rule(data=st.data(), waits=st.integers(0, 3), size=st.sampled_from([0, 5, 70_000]), twice=st.booleans())
     def settle(self, data: st.DataObject, waits: int, size: int, twice: bool) -> None:
+        self._settle(data, waits, size, twice)
+
+    def _settle(self, data: st.DataObject, waits: int, size: int, twice: bool) -> None:
         job = self.flight.pop(data.draw(st.integers(0, len(self.flight) - 1)))
         states = [data.draw(st.sampled_from(STATES)) for _ in job.recipients]
         instant = self.clock.now() + waits * MINUTE
@@ -158,6 +175,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.end(key, "failed")
         self.queued |= {(other.message.cid, 0), (cid, 0)}
 
+    @precondition(lambda self: self.flight)
     @rule()
     def crash(self) -> None:
         """The process dies: what was in flight is not known any more, and files without rows may be left."""
@@ -222,4 +240,4 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueue = QueueMachine.TestCase
-TestQueue.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestQueue.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
