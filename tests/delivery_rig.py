@@ -13,6 +13,7 @@ import trio
 
 from postward.clock import SystemClock
 from postward.delivery.pipeline import Pipeline
+from postward.delivery.results import Results
 from postward.dns import ZoneResolver
 from postward.hookspecs import hookimpl
 from postward.lab.ca import Authority
@@ -172,11 +173,14 @@ async def make_rig(**more: Any) -> AsyncIterator[Rig]:
             "net": net,
             "trust": TrustStore(extra=[AUTHORITY.root]),
             "clock": SystemClock(),
-            "journal": journal,
             "hostname": Domain("relay.sender.test"),
             "tls_always": False,
-            "log": structlog.get_logger("test"),
-            "observe": observed.append,
+            "results": Results(
+                clock=SystemClock(),
+                journal=journal,  # type: ignore[arg-type]
+                log=structlog.get_logger("test"),
+                observe=observed.append,
+            ),
         }
         yield Rig(dns, net, plugins, Pipeline(**{**options, **more}), journal, observed, mx1, mx2)
         nursery.cancel_scope.cancel()

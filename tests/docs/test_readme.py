@@ -43,7 +43,7 @@ def test_the_plugin_of_the_readme_is_the_example() -> None:
 async def test_the_plugin_demands_tls_for_its_domains_and_no_others(hello: ModuleType) -> None:
     async with make_rig() as rig:
         rig.mx1.context = rig.mx2.context = None
-        core = type("Core", (), {"log": rig.pipeline.log})()
+        core = type("Core", (), {"log": rig.pipeline.results.log})()
         rig.plugins.add("hello", hello.Hello(hello.Hello.Config(), core))
         assert (await rig.deliver()).delivered
     async with make_rig() as rig:

@@ -20,6 +20,7 @@ from postward import hookspecs
 from postward.clock import Clock, SystemClock
 from postward.core import Core
 from postward.delivery.pipeline import Pipeline
+from postward.delivery.results import Results
 from postward.dkim import Signer
 from postward.dkim.configured import find_submitter, load_keys
 from postward.dns.resolver import SystemResolver
@@ -246,11 +247,9 @@ class App:
             net=self.net,
             trust=self.trust,
             clock=self.clock,
-            journal=self.store.journal,
             hostname=self.config.core.hostname,
             tls_always=self.config.delivery.min_tls == "required",
-            log=self.log,
-            observe=self._observers.tell,
+            results=Results(clock=self.clock, journal=self.store.journal, log=self.log, observe=self._observers.tell),
             takes_mail=any(each.kind == "smtp" and each.bind.endswith(":25") for each in self.config.listen),
         )
 

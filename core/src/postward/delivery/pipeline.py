@@ -7,7 +7,7 @@ a caller keeps serves its next message without any of this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -29,9 +29,9 @@ from postward.delivery.compose import (
 )
 from postward.delivery.keep import Keeper, Kept
 from postward.delivery.offer import Offer, offer_of
+from postward.delivery.results import Results
 from postward.delivery.route import RouteError, find_route, nearer_than, resolve_host
-from postward.delivery.run import Run, not_final
-from postward.errors import StoreError
+from postward.delivery.run import Run, not_final, other_family
 from postward.log import correlated, current_cid
 from postward.model import (
     ConnectionReport,
@@ -46,20 +46,16 @@ from postward.model import (
     TlsPolicy,
     TlsResult,
     TlsWish,
-    day_of,
 )
 from postward.model.content import as_content
 from postward.names import Address, Domain
 from postward.smtp.client import SmtpError
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
     from postward.clock import Clock
     from postward.dns import Resolver
     from postward.hooks import Hooks, Outcome
     from postward.net import Network
-    from postward.store import Journal
     from postward.tls import TrustStore
 
 __all__ = ["Pipeline", "may_proceed"]
@@ -80,11 +76,9 @@ class Pipeline:
     net: Network
     trust: TrustStore
     clock: Clock
-    journal: Journal
     hostname: Domain
     tls_always: bool
-    log: FilteringBoundLogger
-    observe: Callable[[ConnectionReport], None]
+    results: Results
     takes_mail: bool = False
 
     async def deliver(self, message: Message) -> Delivery:
@@ -116,20 +110,36 @@ class Pipeline:
         """Do all that a delivery does up to EHLO behind TLS, at every host of a domain; send no mail, count nothing."""
         return await self._to_domain(domain, Offer(message=None, recipients=(), wish=wish))
 
-    async def deliver_to(self, domain: Domain, message: Message, *, keeper: Keeper, results: list[TlsResult]) -> Delivery:
+    async def deliver_to(
+        self, domain: Domain, message: Message, *, keeper: Keeper, results: list[TlsResult], first: bool = True
+    ) -> Delivery:
         """Deliver a message whose recipients are all of one domain, for a queue. Never raises for the network or a peer.
 
         A connection may be left to `keeper`, and one that it keeps is used. What there is to journal is added to `results`,
-        so that it can be stored in one transaction with what became of the recipients.
+        so that it can be stored in one transaction with what became of the recipients. `first`: it was not tried before.
         """
-        return await self._to_domain(domain, offer_of(message, message.recipients), keeper=keeper, results=results)
+        offer = offer_of(message, message.recipients)
+        return await self._to_domain(domain, offer, keeper=keeper, results=results, first=first)
 
     async def _to_domain(
-        self, domain: Domain, offer: Offer, *, keeper: Keeper | None = None, results: list[TlsResult] | None = None
+        self,
+        domain: Domain,
+        offer: Offer,
+        *,
+        keeper: Keeper | None = None,
+        results: list[TlsResult] | None = None,
+        first: bool = True,
     ) -> Delivery:
         started = self.clock.now()
-        destination = Destination(domain=domain, hosts=())
-        run = Run(destination=destination, offer=offer, policies=[], keeper=keeper, results=results)
+        run = Run(
+            destination=Destination(domain=domain, hosts=()),
+            offer=offer,
+            policies=[],
+            keeper=keeper,
+            results=results,
+            first=first,
+            cid=current_cid(),
+        )
         if keeper is not None and await self._over_kept(run, keeper, started):
             return run.finish(permanent=False, reply="")
         try:
@@ -180,14 +190,14 @@ class Pipeline:
         )
         return True
 
-    def _keep(self, keeper: Keeper, dialler: Dialler, session: Session, report: ConnectionReport) -> None:
+    def _keep(self, run: Run, keeper: Keeper, dialler: Dialler, session: Session, report: ConnectionReport) -> None:
         """Leave an open connection for the next message; what it comes to is told when it ends."""
         assert session.connection is not None
         cid = current_cid()
 
         def ended(kept: Kept, error: str) -> None:
             connection = kept.connection
-            self._told(
+            self.results.tell(
                 replace(
                     report,
                     error=error,
@@ -196,6 +206,7 @@ class Pipeline:
                     bytes_received=connection.bytes_received,
                     messages=kept.messages,
                 ),
+                message=run.cid,
                 cid=cid,
             )
 
@@ -217,8 +228,8 @@ class Pipeline:
         policies: tuple[PolicyResult, ...] = ()
         if error.failure is not None:
             policies = (PolicyResult(kind=NO_POLICY, mode=Mode.NONE, domain=domain, passed=False, failure=error.failure),)
-            await self._count(run, policies, host=None)
-        self._report(run, domain, Session(error=error.reply), policies, address="", started=started)
+            await self.results.count(run, policies, host=None)
+        self.results.report(run, domain, Session(error=error.reply), policies, address="", started=started)
 
     # --- policies ---
 
@@ -245,7 +256,7 @@ class Pipeline:
             run.absent += exc.permanent
             run.last_error = exc.reply
             results = await self._unresolved(run, mx, exc)
-            self._report(run, mx.name, Session(error=exc.reply), results, address="", started=started)
+            self.results.report(run, mx.name, Session(error=exc.reply), results, address="", started=started)
             return
         policies = acting([*run.policies, *await self._host_policies(run.destination, mx)])
         if run.offer.wish is not TlsWish.IGNORE and (excluded := exclusions(policies, mx.name)):
@@ -262,11 +273,18 @@ class Pipeline:
             mx=mx,
             secure_mx=not run.destination.from_mx or run.destination.security is Security.SECURE,
             tls_needed=needs_tls(policies, run.offer.wish, insists=run.offer.insists, always=self.tls_always),
-            offer=replace(run.offer, recipients=run.open),
+            offer=run.offer,
         )
-        for address in mx.addresses:
-            if await self._to_address(run, dialler, address):
+        left = mx.addresses
+        while left:
+            address, left = left[0], left[1:]
+            others = other_family(address, left) if run.first else ()
+            dialler = replace(dialler, offer=replace(run.offer, recipients=run.open))
+            if not await self._to_address(run, dialler, address, objects_to=bool(others)):
+                continue
+            if not run.objected:
                 break
+            left, run.objected = others, False
 
     async def _unresolved(self, run: Run, mx: MxHost, error: RouteError) -> tuple[PolicyResult, ...]:
         """A host whose addresses DNSSEC takes away fails under whatever applies: its owner has to learn of it."""
@@ -274,32 +292,39 @@ class Pipeline:
             return ()
         policies = acting(run.policies) or [no_policy(run.destination.domain)]
         results = policy_results(without_tls(policies, mx.name, error.failure))
-        await self._count(run, results, host=mx.name)
+        await self.results.count(run, results, host=mx.name)
         return results
 
     async def _excluded(self, run: Run, mx: MxHost, verdicts: Judged, started: int) -> None:
         """A host that an enforcing policy rules out before dialling: that, too, is a result."""
         results = policy_results(verdicts)
-        await self._count(run, results, host=mx.name)
+        await self.results.count(run, results, host=mx.name)
         session = Session(error=refusal(verdicts), policy_failed=True)
         run.settle(session, mx.name)
-        self._report(run, mx.name, session, results, address="", started=started)
+        self.results.report(run, mx.name, session, results, address="", started=started)
 
-    async def _to_address(self, run: Run, dialler: Dialler, address: str) -> bool:
+    async def _to_address(self, run: Run, dialler: Dialler, address: str, *, objects_to: bool) -> bool:
         """Try one address, in clear again where TLS broke and that is allowed. Whether the host needs no further address.
 
-        It does as long as no server said anything of the mail: each address may be another machine (RFC 5321 §5.1).
+        It does as long as no server said anything of the mail: each address may be another machine (RFC 5321 §5.1). With
+        `objects_to`, what the server has against this family of addresses is not final.
         """
-        session, results = await self._connect(run, dialler, address)
+        session, results = await self._connect(run, dialler, address, objects_to=objects_to)
         if run.offer.message is None:
             return session.counted or session.refused is not None
         if session.tls_broken and not dialler.tls_needed:
-            session, _ = await self._connect(run, dialler, address, instead_of=results)
+            session, _ = await self._connect(run, dialler, address, instead_of=results, objects_to=objects_to)
         refused = session.refused is not None and session.refused.permanent
         return session.replies is not None or refused or session.requiretls_unmet
 
     async def _connect(
-        self, run: Run, dialler: Dialler, address: str, *, instead_of: tuple[PolicyResult, ...] | None = None
+        self,
+        run: Run,
+        dialler: Dialler,
+        address: str,
+        *,
+        instead_of: tuple[PolicyResult, ...] | None = None,
+        objects_to: bool = False,
     ) -> tuple[Session, tuple[PolicyResult, ...]]:
         """Make one connection and note what came of it; with `instead_of`, in clear, under the verdicts of the one before."""
         with correlated():
@@ -308,96 +333,16 @@ class Pipeline:
             session = await dialler.connect(address, use_tls=instead_of is None, keep=keep)
             if instead_of is not None and run.offer.wish is not TlsWish.IGNORE:
                 session.replies = tuple(map(not_final, session.replies)) if session.replies else None
+            if objects_to:
+                run.soften(session)
             results = policy_results(session.verdicts) if instead_of is None else instead_of
             if session.counted:
-                await self._count(run, results, host=dialler.mx.name, address=address, session=session)
+                await self.results.count(run, results, host=dialler.mx.name, address=address, session=session)
             run.settle(session, dialler.mx.name)
-            report = self._report(run, dialler.mx.name, session, results, address=address, started=started)
+            report = self.results.report(run, dialler.mx.name, session, results, address=address, started=started)
             if session.connection is not None and run.keeper is not None:
-                self._keep(run.keeper, dialler, session, report)
+                self._keep(run, run.keeper, dialler, session, report)
             return session, results
-
-    # --- results ---
-
-    async def _count(
-        self,
-        run: Run,
-        results: tuple[PolicyResult, ...],
-        *,
-        host: Domain | None,
-        address: str = "",
-        session: Session | None = None,
-    ) -> None:
-        """Make one result durable; a probe counts nothing."""
-        message = run.offer.message
-        if message is None:
-            return
-        tls = session.tls if session else None
-        result = TlsResult(
-            day=day_of(self.clock.now()),
-            domain=run.destination.domain,
-            host=host,
-            policies=results,
-            sending_ip=session.local_address if session else "",
-            receiving_ip=address,
-            receiving_helo=session.helo if session else "",
-            protocol=tls.protocol if tls else "",
-            cipher=tls.cipher if tls else "",
-            pkix=session.pkix if session else None,
-            is_report=message.is_report,
-        )
-        if run.results is not None:
-            run.results.append(result)
-            return
-        try:
-            await self.journal.append(result)
-        except StoreError as exc:
-            # The session is over; what it came to for the mail must not be lost on top of its result.
-            self.log.error("result-not-journalled", domain=result.domain, host=result.host, error=str(exc))
-
-    def _report(
-        self,
-        run: Run,
-        host: Domain,
-        session: Session,
-        results: tuple[PolicyResult, ...],
-        *,
-        address: str,
-        started: int,
-    ) -> ConnectionReport:
-        report = ConnectionReport(
-            domain=run.destination.domain,
-            host=host,
-            address=address,
-            tls=session.tls,
-            policies=results,
-            delivered=any(reply.positive for reply in session.replies or ()),
-            error=session.error,
-            started=started,
-            ended=self.clock.now(),
-            bytes_sent=session.bytes_sent,
-            bytes_received=session.bytes_received,
-            messages=int(session.replies is not None),
-        )
-        run.attempts.append(report)
-        if session.connection is None:
-            self._told(report)
-        return report
-
-    def _told(self, report: ConnectionReport, **more: str) -> None:
-        """Tell plugins and the log of a connection that has ended."""
-        self.observe(report)
-        self.log.info(
-            "connection",
-            domain=report.domain,
-            host=report.host,
-            address=report.address,
-            tls=report.tls.protocol if report.tls else None,
-            policies=[f"{each.kind}:{each.mode}:{'passed' if each.passed else 'failed'}" for each in report.policies],
-            delivered=report.delivered,
-            error=report.error,
-            **more,
-        )
 
 
 def _issued(outcomes: Sequence[Outcome[TlsPolicy]], domain: Domain, scope: Scope) -> list[TlsPolicy]:

@@ -6,6 +6,7 @@ the end is tried again later, unless every host said the same for good.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +24,11 @@ _TLS_FIRST: Final = 530  # RFC 3207 §4
 
 @dataclass(slots=True)
 class Run:
-    """The delivery to one next hop, while it goes on."""
+    """The delivery to one next hop, while it goes on.
+
+    `first`: the message was not tried before; `cid` names it in the log. `objected`: a server has something against the family
+    of addresses that was used, and there is another.
+    """
 
     destination: Destination
     offer: Offer
@@ -38,9 +43,13 @@ class Run:
     unmet: int = 0
     absent: int = 0
     refused: int = 0
+    first: bool = True
+    cid: str = ""
+    objected: bool = False
 
     @property
     def open(self) -> tuple[Address, ...]:
+        """The recipients of whom nothing final was said."""
         return tuple(address for address in self.offer.recipients if address not in self.decided)
 
     def settle(self, session: Session, host: Domain) -> None:
@@ -61,6 +70,13 @@ class Run:
             decided = self.decided if reply.positive or reply.permanent else self.last_reply
             decided[address] = outcome
 
+    def soften(self, session: Session) -> None:
+        """Take a refusal by policy (x.7.x) as temporary: it may be about the family of addresses, such as a missing name."""
+        if session.replies is None:
+            return
+        self.objected = any(_is_policy(reply) for reply in session.replies)
+        session.replies = tuple(_softened(reply) if _is_policy(reply) else reply for reply in session.replies)
+
     def finish(self, *, permanent: bool, reply: str) -> Delivery:
         """Decide what is still open: `reply` for all, or else the last word on each, as a temporary failure."""
         for address in self.open:
@@ -75,6 +91,19 @@ class Run:
             recipients=tuple(self.decided[address] for address in self.offer.recipients),
             attempts=tuple(self.attempts),
         )
+
+
+def other_family(address: str, among: Sequence[str]) -> tuple[str, ...]:
+    """Those addresses that are IPv6 where `address` is IPv4, and the other way round."""
+    return tuple(other for other in among if (":" in other) != (":" in address))
+
+
+def _is_policy(reply: Reply) -> bool:
+    return reply.permanent and (reply.enhanced or "").startswith("5.7.")
+
+
+def _softened(reply: Reply) -> Reply:
+    return Reply(451, (f"before the other family of addresses was tried: {reply}",), f"4{(reply.enhanced or '')[1:]}")
 
 
 def not_final(reply: Reply) -> Reply:

@@ -227,7 +227,8 @@ class Runner:
                 is_report=job.message.is_report,
                 dsn=self._bouncer.wishes(job),
             )
-            delivery = await self._pipeline.deliver_to(job.domain, message, keeper=keeper, results=results)
+            first = not any(recipient.attempts for recipient in job.recipients)
+            delivery = await self._pipeline.deliver_to(job.domain, message, keeper=keeper, results=results, first=first)
             outcome = outcome_of(job, delivery, self._clock.now(), rules=self._rules)
             await self._settle(job, outcome, results)
             self._tell(job, delivery, outcome)
