@@ -89,6 +89,7 @@ def show_list(
 def _list(config: Config, conditions: Conditions, after: str, limit: int, *, json: bool) -> Entries | None:
     """The page; as JSON it is printed piece by piece, so that no length of the queue is held in memory."""
     from dataclasses import replace
+    from functools import partial
 
     from postward.cli.queue_show import entry_json
     from postward.cli.site import Site, with_queue
@@ -96,7 +97,7 @@ def _list(config: Config, conditions: Conditions, after: str, limit: int, *, jso
 
     async def work(site: Site) -> Entries:
         left = limit or sys.maxsize
-        first = page = await site.read(lambda db: survey(db, conditions, after=after, limit=min(left, _PIECE)))
+        first = page = await site.read(partial(survey, conditions=conditions, after=after, limit=min(left, _PIECE)))
         entries = list(page.page)
         while True:
             if json:
@@ -105,10 +106,8 @@ def _list(config: Config, conditions: Conditions, after: str, limit: int, *, jso
             left -= len(page.page)
             if not page.next or left <= 0:
                 return replace(first, page=tuple(entries), next=page.next)
-            behind = page.next
-            page = await site.read(
-                lambda db, behind=behind, left=left: survey(db, conditions, after=behind, limit=min(left, _PIECE), count=False)
-            )
+            more = partial(survey, conditions=conditions, after=page.next, limit=min(left, _PIECE), count=False)
+            page = await site.read(more)
             if not json:
                 entries += page.page
 
@@ -241,6 +240,8 @@ def _act(
     ask: str = "",
 ) -> None:
     """Change what is picked, wake the service, and say what came of it."""
+    from functools import partial
+
     from postward.cli.measures import count
     from postward.cli.site import Site, settings, with_queue
     from postward.queue import EVERYTHING
@@ -250,7 +251,7 @@ def _act(
     configured = settings(config)
 
     async def look(site: Site) -> list[tuple[int, int]]:
-        return [await site.read(lambda db, pick=pick: matching(db, pick)) for pick in picks]
+        return [await site.read(partial(matching, pick=pick)) for pick in picks]
 
     async def work(site: Site) -> tuple[int, bool]:
         changed = 0

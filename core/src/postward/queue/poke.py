@@ -34,7 +34,7 @@ _log = structlog.get_logger("postward.queue")
 
 
 class Life(StrEnum):
-    """What is known of the service. `SILENT`: something holds the socket and does not answer; `UNKNOWN`: it may not be asked."""
+    """What is known of the service. `SILENT`: something holds the socket and does not answer; `UNKNOWN`: may not be asked."""
 
     RUNNING = "running"
     SILENT = "silent"
@@ -80,18 +80,15 @@ async def listen(
                         sock.sendto(b"%s %d %d" % (_PONG, os.getpid(), since), socket.MSG_DONTWAIT, sender)
         finally:
             if ours is not None and _identity(path) == ours:
-                with suppress(OSError):
-                    path.unlink()
+                _remove(path)
 
 
 def poke(path: Path) -> bool:
     """Tell the service to look into the queue; whether there was one to be told. Never waits, never fails."""
     with suppress(OSError), _socket() as sock, _address(path) as address:
         sock.setblocking(False)
-        try:
+        with suppress(BlockingIOError):  # so many pokes lie there that it will look in any case
             sock.sendto(_WAKE, address)
-        except BlockingIOError:
-            pass  # so many pokes lie there that it will look in any case
         return True
     return False
 
@@ -142,6 +139,11 @@ def _bind(path: Path) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def _socket() -> socket.socket:
