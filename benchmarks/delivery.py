@@ -64,8 +64,20 @@ class Sink:
     async def rcpt(self, session: Any, recipient: Any, parameters: Any) -> Reply | None:
         return None
 
-    async def message(self, session: Any, envelope: Any, content: bytes) -> Reply:
+    async def content(self, session: Any, envelope: Any) -> Sink:
+        return self
+
+    async def authenticate(self, session: Any, user: str, password: str) -> bool:
+        return False
+
+    async def write(self, piece: bytes) -> None:
+        pass
+
+    async def finish(self) -> Reply:
         return Reply(250, ("taken",), "2.0.0")
+
+    async def abort(self) -> None:
+        pass
 
 
 def receive(context_pem: Path, port: Any, ready: Event) -> None:

@@ -38,8 +38,20 @@ class Sink:
     async def rcpt(self, *_: object) -> None:
         return None
 
-    async def message(self, *_: object) -> Reply:
+    async def content(self, *_: object) -> Sink:
+        return self
+
+    async def authenticate(self, *_: object) -> bool:
+        return False
+
+    async def write(self, _: bytes) -> None:
+        pass
+
+    async def finish(self) -> Reply:
         return Reply(250, ("taken",), "2.0.0")
+
+    async def abort(self) -> None:
+        pass
 
 
 def server(port: Connection) -> None:

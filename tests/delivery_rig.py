@@ -32,6 +32,7 @@ from postward.names import Address, Domain
 from postward.plugins import Plugins
 from postward.smtp.client import Reply
 from postward.smtp.server import ServerSettings, serve
+from postward.smtp.whole import Whole
 from postward.testing.network import MemoryNetwork
 from postward.tls import TrustStore
 
@@ -48,12 +49,13 @@ CONTENT = b"From: <me@sender.test>\r\nSubject: x\r\n\r\n.a line with a dot\r\n"
 
 @dataclass
 class MailHost:
-    """Takes mail; `refuse` maps a recipient, or MAIL, to a reply. `wrap` meddles with the stream."""
+    """Takes mail; `refuse` maps a recipient, or MAIL, to a reply. `wrap` meddles with the stream, `options` with settings."""
 
     name: str
     context: ssl.SSLContext | None = None
     refuse: Mapping[str, Reply] = field(default_factory=dict)
     wrap: Callable[[trio.abc.Stream], trio.abc.Stream] = lambda stream: stream
+    options: Mapping[str, Any] = field(default_factory=dict)
     received: list[tuple[tuple[Address, ...], bytes]] = field(default_factory=list)
     over_tls: list[bool] = field(default_factory=list)
     required: list[bool] = field(default_factory=list)
@@ -61,9 +63,8 @@ class MailHost:
 
     async def __call__(self, stream: trio.abc.Stream) -> None:
         self.sessions += 1
-        await serve(
-            self.wrap(stream), self, ServerSettings(hostname=Domain(self.name), context=self.context), peer="192.0.2.99"
-        )
+        settings = ServerSettings(hostname=Domain(self.name), context=self.context, **self.options)
+        await serve(self.wrap(stream), self, settings, peer="192.0.2.99")
 
     async def mail(self, session: Any, sender: Address | None, parameters: Any) -> Reply | None:
         return self.refuse.get("MAIL")
@@ -71,7 +72,13 @@ class MailHost:
     async def rcpt(self, session: Any, recipient: Address, parameters: Any) -> Reply | None:
         return self.refuse.get(str(recipient))
 
-    async def message(self, session: Any, envelope: Any, content: bytes) -> Reply:
+    async def content(self, session: Any, envelope: Any) -> Whole:
+        return Whole(session, envelope, self._take)
+
+    async def authenticate(self, session: Any, user: str, password: str) -> bool:
+        return False
+
+    async def _take(self, session: Any, envelope: Any, content: bytes) -> Reply:
         self.received.append((tuple(envelope.recipients), content))
         self.over_tls.append(session.tls is not None)
         self.required.append(envelope.require_tls)
@@ -135,14 +142,11 @@ class Rig:
     mx1: MailHost
     mx2: MailHost
 
-    async def deliver(self, *recipients: Address, wish: TlsWish = TlsWish.FOLLOW, is_report: bool = False) -> Delivery:
-        message = Message(
-            sender=Address("me", Domain("sender.test")),
-            recipients=recipients or (RECIPIENT,),
-            content=CONTENT,
-            wish=wish,
-            is_report=is_report,
-        )
+    async def deliver(
+        self, *recipients: Address, wish: TlsWish = TlsWish.FOLLOW, is_report: bool = False, **more: Any
+    ) -> Delivery:
+        given: dict[str, Any] = {"sender": Address("me", Domain("sender.test")), "content": CONTENT, **more}
+        message = Message(recipients=recipients or (RECIPIENT,), wish=wish, is_report=is_report, **given)
         with trio.fail_after(3600):
             return await self.pipeline.deliver(message)
 

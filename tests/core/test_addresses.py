@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postward.addresses import is_public
+from postward.addresses import is_public, names_a_host
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,12 @@ def test_it_is_never_laxer_than_the_standard_library(address: ipaddress.IPv4Addr
     if is_public(str(address)):
         assert not any((address.is_loopback, address.is_link_local, address.is_multicast, address.is_unspecified))
         assert not address.is_private or address in ipaddress.ip_network("2002::/16")
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("127.0.0.1", True), ("10.0.0.1", True), ("fe80::1", True), ("0.0.0.0", False), ("::", False), ("255.255.255.255", False)],
+)
+def test_a_host_may_be_private_but_not_nobody(address: str, expected: bool) -> None:
+    assert names_a_host(address) is expected
+    assert ":" in address or names_a_host(f"::ffff:{address}") is expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -178,9 +179,12 @@ def test_enabling_twice_changes_nothing(install: Install, capsys: pytest.Capture
         ("alpha", "raise SystemExit", "", "cannot be imported"),
         ("alpha", OPTIONS, "", "postward.toml: plugin.alpha.organization: is missing"),
         ("alpha", "from postward.hookspecs import hookimpl\nclass Plugin: ...", "", "it implements no hook"),
+        ("alpha", GOOD.replace("config, core)", "config)", 1), "", "cannot be made as Plugin(config, core): too many"),
         ("alpha", GOOD.replace("domain_policy", "domain_polcy"), "", "did you mean 'domain_policy'?"),
         ("alpha", GOOD, "plugins = 3", "postward.toml: plugins: should be a list"),
         ("alpha", GOOD, "plugins = [", "postward.toml: is not TOML"),
+        ("alpha", GOOD, "plugin = 3", "postward.toml: plugin: should be a table"),
+        ("alpha", GOOD, '[core]\nhostname = "a.example"\ndata_dir = "a\\u0000"', "core.data_dir: holds a NUL character"),
         ("alpha", GOOD, "x = 1", "postward.toml: x: is not a known key"),
         ("alpha", GOOD, 'plugins = ["none"]', "postward.toml: plugins[0]: plugin 'none' is not installed"),
     ],
@@ -263,6 +267,9 @@ def test_options_in_another_form_are_refused(text: str) -> None:
         "'plugins'   =   [\n]\n[web]\n",
         'plugins = ["a"]\n[core]\nnode = """\nplugins = ["a"]\n"""\n',
         '[listen]\nx = [\n  ["plugins = []"],\n]\n',
+        'plugins = [\n  "a" # one\n  , "b" # two\n]\n',
+        "plugins = [ # \",\n  'a' # one \"\n  # two\n]\n",
+        'plugins = [\n  """a#""" # one\r\n  # two\n]\n',
     ],
 )
 def test_enable_then_disable_is_as_before(text: str) -> None:
@@ -317,6 +324,12 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     replace_file(tmp_path / "link.toml", b"", "plugins = []")
     assert (tmp_path / "link.toml").is_symlink()
     assert (tmp_path / "real.toml").read_text() == "plugins = []"
+
+
+def test_a_link_to_itself_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match="loop"):
+        replace_file(tmp_path / "loop", None, "")
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
@@ -379,6 +392,13 @@ def test_help_lists_every_command_and_enabled_plugin(install: Install, capsys: p
         assert name in shown
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_streams_may_be_closed(tmp_path: Path, closed: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m postward plugins list {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, cwd=tmp_path, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -417,6 +437,30 @@ class Plugin:
 ENABLED = (
     'plugins = ["verbs"]\n[core]\nhostname = "mx.example.net"\ndata_dir = "d"\n[dns]\nself_test = { secure = "", bogus = "" }\n'
 )
+
+
+def test_what_a_plugin_prints_never_mixes_with_the_answer(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install("noisy", "print('imported')\n" + GOOD.replace("core): ...", "core): print('made')"))
+    for words in (["plugins", "enable", "noisy"], ["plugins", "list", "--json"], ["db", "status", "--json"]):
+        if words[0] == "db":
+            file = Path("postward.toml")
+            file.write_text(file.read_text() + f'[core]\nhostname = "a.example"\ndata_dir = "{Path.cwd()}/data"\n')
+        assert run(*words) in (0, 1)
+        captured = capsys.readouterr()
+        assert "imported" not in captured.out
+        assert "made" not in captured.out
+        if "--json" in words:
+            assert all(json.loads(line) for line in captured.out.splitlines())
+    assert "made" in captured.err
+
+
+def test_a_verb_that_fails_is_named(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install("verbs", VERBS.replace("commands.add(greet)", "commands.add(greet); commands.add(lambda: 1 / 0, 'fail')"))
+    Path("postward.toml").write_text(ENABLED)
+    assert run("verbs", "fail") == 2
+    assert capsys.readouterr().err.startswith(
+        "postward: plugin 'verbs': its command raised ZeroDivisionError: division by zero"
+    )
 
 
 def test_a_verb_runs_in_the_assembled_program(install: Install, capsys: pytest.CaptureFixture[str]) -> None:

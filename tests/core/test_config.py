@@ -146,12 +146,45 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
         ({"plugins": ["dane"], "plugin": {"dan": {}}}, "plugin.dan: is for a plugin that is not enabled; did you mean 'dane'?"),
         ({"plugins": ["x"], "plugin": {"x": 3}}, "plugin.x: should be a table, not a whole number"),
         ({"file": "x"}, "file: is not a key of this file"),
+        ({"": 1}, '"": is not a known key'),
+        ({"a\nb": 1}, r'"a\nb": is not a known key'),
+        ({"dns": {"a.b": 1}}, 'dns."a.b": is not a known key'),
+        ({"x" * 5000: 1}, "is not a known key"),
+        ({"plugin": {"a b": {}}}, 'plugin."a b": is for a plugin that is not enabled'),
+        ({"core": {"hostname": "192.0.2.1"}}, "core.hostname: should be a name such as"),
+        ({"core": {"hostname": "[192.0.2.1]"}}, "core.hostname: should be a name such as"),
+        ({"core": {"data_dir": "a\0b"}}, "core.data_dir: holds a NUL character"),
+        ({"core": {"data_dir": "~no-such-user/x"}}, "core.data_dir: starts with '~no-such-user', and that user has no home"),
+        ({"core": {"database": "sqlite:///a\0b"}}, "core.database: holds a NUL character"),
+        ({"core": {"database": "sqlite:///a.db?mode=ro"}}, "core.database: takes no options"),
+        ({"core": {"database": "postgresql://u:p@h:port/n"}}, "core.database: should look like 'postgresql://"),
+        ({"core": {"database": "postgresql://u:p@[::1"}}, "core.database: should look like 'postgresql://"),
+        ({"net": {"port_map": {"25": True}}}, "net.port_map.25: should be a whole number, not true or false"),
+        ({"delivery": {"workers": 1.5}}, "delivery.workers: should be a whole number, not a number with a point"),
+        ({"dkim": [{"domain": "a.b", "selector": "a b", "key_file": "k"}]}, "dkim[0].selector: should be letters, digits"),
     ],
 )
 def test_what_is_wrong_is_named(data: dict[str, Any], line: str) -> None:
     text = complaint(data)
     assert line in text
     assert len(text.splitlines()) == 1
+    assert len(text) < 300
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p@h:5432/n",
+        "postgresql://u:p/w?x:y@[::1]:5432/n?sslmode=require",
+        "postgresql:///n",
+        "postgresql://h",
+        "postgresql+psycopg:///n?host=/run/postgresql",
+        "postgresql://%2Frun/n",
+    ],
+)
+def test_urls_of_postgresql(url: str) -> None:
+    rest = url.partition("://")[2]
+    assert from_dict({"core": {"hostname": "a.example", "database": url}}).core.database == f"postgresql+psycopg://{rest}"
 
 
 def test_several_problems_are_several_lines_with_the_file(tmp_path: Path) -> None:
@@ -189,7 +222,17 @@ def test_syntax_errors_have_line_and_column(file: Path) -> None:
         load(file)
 
 
-@pytest.mark.parametrize("content", [b"x = \xff", b"x = " + b"[" * 100_000, b"#" * (1 << 20) + b"#", b"a = 1\na = 2"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"x = \xff",
+        b"x = " + b"[" * 100_000,
+        b"#" * (1 << 20) + b"#",
+        b"a = 1\na = 2",
+        b"a = " + b"9" * 5000,
+        b"\xef\xbb\xbfa = 1",
+    ],
+)
 def test_unreadable_content_is_an_error(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"postward\.toml"):

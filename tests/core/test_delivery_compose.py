@@ -84,11 +84,12 @@ def test_mode_none_counts_as_no_policy_unless_it_has_something_to_tell() -> None
 
 def test_plaintext_is_refused_where_a_policy_a_wish_or_the_operator_says_so() -> None:
     testing, loose = policy(Mode.TESTING), policy(requires_tls=False)
-    assert needs_tls([policy()], TlsWish.FOLLOW, always=False)
-    assert not needs_tls([testing, loose], TlsWish.FOLLOW, always=False)
-    assert needs_tls([], TlsWish.REQUIRE, always=False)
-    assert needs_tls([], TlsWish.FOLLOW, always=True)
-    assert not needs_tls([policy()], TlsWish.IGNORE, always=True), "TLS-Required: No (RFC 8689 §4.2.2)"
+    assert needs_tls([policy()], TlsWish.FOLLOW, always=False, insists=False)
+    assert not needs_tls([testing, loose], TlsWish.FOLLOW, always=False, insists=False)
+    assert needs_tls([], TlsWish.REQUIRE, always=False, insists=True)
+    assert not needs_tls([], TlsWish.REQUIRE, always=False, insists=False), "a bounce (RFC 8689 §5)"
+    assert needs_tls([], TlsWish.FOLLOW, always=True, insists=False)
+    assert not needs_tls([policy()], TlsWish.IGNORE, always=True, insists=False), "TLS-Required: No (RFC 8689 §4.2.2)"
 
 
 def test_sni_is_the_base_domain_of_a_usable_host_policy() -> None:

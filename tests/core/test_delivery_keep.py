@@ -103,7 +103,7 @@ async def test_a_message_that_may_have_arrived_is_not_sent_again_at_once(rig: Ri
     lane = Lane(rig)
     await lane.send()
     cut = trio.CancelScope()
-    real = rig.mx1.message
+    real = rig.mx1._take
 
     async def vanish(session: Any, envelope: Any, content: bytes) -> Reply:
         await real(session, envelope, content)
@@ -111,14 +111,14 @@ async def test_a_message_that_may_have_arrived_is_not_sent_again_at_once(rig: Ri
         await trio.sleep_forever()
         raise AssertionError
 
-    rig.mx1.message = vanish  # type: ignore[method-assign]
+    rig.mx1._take = vanish  # type: ignore[method-assign]
     kept = await lane.keeper.take(DOMAIN, TlsWish.FOLLOW)
     assert kept is not None
     with cut:
         await lane.send()
     # The caller was cancelled in the middle: the connection must not serve anybody else.
     assert not kept.connection.usable
-    rig.mx1.message = real  # type: ignore[method-assign]
+    rig.mx1._take = real  # type: ignore[method-assign]
     assert (await lane.send()).delivered
     assert rig.mx1.sessions == 2
     await lane.keeper.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postward.delivery.route import MAX_ADDRESSES, MAX_HOSTS, RouteError, find_route, resolve_host
+from postward.delivery.route import MAX_ADDRESSES, MAX_HOSTS, RouteError, find_route, nearer_than, resolve_host
 from postward.dns import ZoneResolver
 from postward.model import MxHost, Security
 from postward.names import Domain
@@ -35,6 +35,34 @@ async def test_hosts_come_in_order_of_preference(dns: ZoneResolver) -> None:
     route = await find_route(Domain("example.test"), dns)
     assert [host.name for host in route.hosts] == ["mx1.example.test", "mx2.example.test"]
     assert (route.security, route.from_mx) == (Security.SECURE, True)
+
+
+async def test_a_host_listed_twice_is_tried_once(dns: ZoneResolver) -> None:
+    dns.set_zone("twice.test", "@ IN MX 30 a\n@ IN MX 20 b\n@ IN MX 10 A\n@ IN MX 20 c")
+    route = await find_route(Domain("twice.test"), dns)
+    assert [host.preference for host in route.hosts] == [10, 20, 20]
+    assert route.hosts[0].name == "a.twice.test"
+
+
+async def test_hosts_that_are_no_nearer_than_we_are_left_out(dns: ZoneResolver) -> None:
+    """RFC 5321 §5.1: what they do with such mail is to bring it here."""
+    dns.set_zone("loop.test", "@ IN MX 10 a\n@ IN MX 20 us\n@ IN MX 20 b\n@ IN MX 30 c")
+    route = await find_route(Domain("loop.test"), dns)
+    for ours in (True, False):
+        left = nearer_than(Domain("us.loop.test"), route, ours=ours)
+        assert [host.name for host in left.hosts] == ["a.loop.test"]
+    assert nearer_than(Domain("else.test"), route, ours=True) is route
+
+
+@pytest.mark.parametrize("domain", ["example.test", "bare.example.test"])
+async def test_where_we_are_the_nearest_mail_comes_back(dns: ZoneResolver, domain: str) -> None:
+    """A loop only if it is this program that answers there, and not another server of the same machine."""
+    route = await find_route(Domain(domain), dns)
+    us = route.hosts[0].name
+    with pytest.raises(RouteError, match=r"^554 5\.4\.6 ") as caught:
+        nearer_than(us, route, ours=True)
+    assert caught.value.permanent
+    assert nearer_than(us, route, ours=False) is route
 
 
 async def test_the_policy_domain_stays_the_one_asked_for(dns: ZoneResolver) -> None:
@@ -77,10 +105,31 @@ async def test_a_failed_lookup_defers_and_keeps_its_cause(dns: ZoneResolver) -> 
     assert caught.value.failure.reason == "extended-dns-error-7-signature-expired"
 
 
+@pytest.mark.parametrize(
+    ("ede", "told"), [([], False), ([(22, "")], False), ([(23, ""), (14, "")], False), ([(22, ""), (9, "")], True)]
+)
+async def test_only_trouble_of_dnssec_is_told_to_the_owner(dns: ZoneResolver, ede: list[tuple[int, str]], told: bool) -> None:
+    """RFC 8914 §4: 22 and 23 are of the network between others, which is nothing that the domain got wrong."""
+    dns.fault("example.test", "MX", "SERVFAIL", ede)
+    dns.fault("mx1.example.test", "A", "SERVFAIL", ede)
+    dns.fault("mx1.example.test", "AAAA", "SERVFAIL", ede)
+    for lookup in (find_route(Domain("example.test"), dns), resolve_host(MxHost(name=Domain("mx1.example.test")), dns)):
+        with pytest.raises(RouteError) as caught:
+            await lookup
+        assert (caught.value.permanent, caught.value.failure is not None) == (False, told)
+
+
 async def test_a_literal_goes_straight_to_its_address(dns: ZoneResolver) -> None:
     route = await find_route(Domain("[IPv6:2001:db8::5]"), dns)
     assert route.hosts[0].addresses == ("2001:db8::5",)
     assert not dns.queries
+
+
+@pytest.mark.parametrize("literal", ["[0.0.0.0]", "[IPv6:::]", "[224.0.0.1]"])
+async def test_a_literal_that_no_host_can_have(dns: ZoneResolver, literal: str) -> None:
+    with pytest.raises(RouteError, match=r"^550 5\.1\.2 ") as caught:
+        await find_route(Domain(literal), dns)
+    assert caught.value.permanent
 
 
 async def test_both_families_take_turns(dns: ZoneResolver) -> None:
@@ -129,3 +178,14 @@ async def test_hosts_and_addresses_are_limited(dns: ZoneResolver) -> None:
     dns.set_zone("flood.test", hosts + addresses)
     assert len((await find_route(Domain("flood.test"), dns)).hosts) == MAX_HOSTS
     assert len((await resolve_host(MxHost(name=Domain("h0.flood.test")), dns)).addresses) == MAX_ADDRESSES
+
+
+async def test_addresses_that_no_host_has_are_left_out(dns: ZoneResolver) -> None:
+    """0.0.0.0 would be this machine, whose own server might take the mail and bring it back."""
+    dns.set_zone(
+        "odd.test", "a IN A 0.0.0.0\na IN AAAA ::\na IN A 224.0.0.1\na IN AAAA ff02::1\nb IN A 0.0.0.0\nb IN A 192.0.2.7"
+    )
+    assert (await resolve_host(MxHost(name=Domain("b.odd.test")), dns)).addresses == ("192.0.2.7",)
+    with pytest.raises(RouteError, match=r"^451 4\.4\.4 ") as caught:
+        await resolve_host(MxHost(name=Domain("a.odd.test")), dns)
+    assert not caught.value.permanent

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import dns.rdata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +49,16 @@ def test_an_answer_without_ttl_is_not_kept() -> None:
     cache = AnswerCache(10)
     cache.put(("example.com", "A"), answer(ttl=0), 0)
     assert len(cache) == 0
+
+
+@pytest.mark.parametrize(("rdtype", "data", "kept"), [("TXT", 2000, True), ("TXT", 9000, False), ("TLSA", 9000, False)])
+def test_what_is_very_large_is_not_kept(rdtype: str, data: int, kept: bool) -> None:
+    """Ten thousand answers of 64 KiB are zones that strangers can make."""
+    text = " ".join(f'"{"x" * 250}"' for _ in range(data // 250)) if rdtype == "TXT" else f"3 0 0 {'00' * data}"
+    record = dns.rdata.from_text("IN", rdtype, text)
+    cache = AnswerCache(2)
+    cache.put((NAME, rdtype), replace(answer(), rdtype=rdtype, records=(record,)), 0)
+    assert len(cache) == kept
 
 
 def test_the_least_recently_used_goes_first() -> None:

@@ -188,7 +188,18 @@ async def test_a_truncated_answer_is_asked_for_over_tcp() -> None:
 
     assert rcode_of(await ask(Script({LOCAL: truncated}, {LOCAL: another}))) == "MALFORMED"
     assert rcode_of(await ask(Script({LOCAL: truncated}, {LOCAL: truncated}))) == "MALFORMED"
-    assert rcode_of(await ask(Script({LOCAL: truncated}, {LOCAL: refused}))) == "NETWORK"
+    assert rcode_of(await ask(Script({LOCAL: truncated}, {LOCAL: refused}))) == "MALFORMED"
+
+
+async def test_a_truncated_answer_without_its_whole_is_not_asked_for_elsewhere() -> None:
+    """A believed server that was reached has failed; an unbelieved one must not speak in its place."""
+
+    async def truncated(query: dns.message.Message) -> Sequence[bytes]:
+        return [build(query, tc=True)]
+
+    script = Script({LOCAL: truncated, REMOTE: answering(A)}, {LOCAL: refused})
+    answer = await SystemResolver([LOCAL, REMOTE], transport=script).query("example.com", "A")
+    assert (rcode_of(answer), REMOTE in script.asked) == ("MALFORMED", False)
 
 
 async def test_aliases_are_followed_by_asking_again_when_the_server_does_not() -> None:

@@ -293,3 +293,14 @@ def test_an_answer_has_to_match_its_question(change: str) -> None:
 def test_an_error_may_come_without_its_question() -> None:
     query = wire.make_query(NAME, "A")
     assert wire.is_answer(query, query[:2] + b"\x80\x05" + b"\x00" * 8)
+
+
+def test_a_referral_is_no_absence() -> None:
+    """RFC 2308 §2.2: NS records without SOA say where to ask; a server that answers so is none to ask."""
+    referral = "com. 600 IN NS a.gtld-servers.net."
+    answer = understand(response(authority=(referral,)), "MX")
+    assert answer.failure is not None
+    assert (answer.status, answer.failure.rcode, answer.failure.slug) == (Status.FAILED, "LAME", "dns-lame")
+    assert understand(response(authority=(referral, SOA)), "MX").status is Status.ABSENT
+    assert understand(response("example.com. 60 IN MX 1 mx.example.com.", authority=(referral,), rdtype="MX"), "MX").found
+    assert understand(response(authority=(referral,), rcode="NXDOMAIN"), "MX").nxdomain

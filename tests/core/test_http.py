@@ -59,7 +59,7 @@ def handshakes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Sequence[str]
     done: list[tuple[str, Sequence[str]]] = []
 
     async def client_handshake(
-        stream: Any, endpoint: Endpoint, name: Domain, *, alpn: Sequence[str] = ()
+        stream: Any, endpoint: Endpoint, name: Domain, *, alpn: Sequence[str] = (), abrupt_end: bool = True
     ) -> tuple[Any, TlsPeer]:
         done.append((name, alpn))
         await trio.lowlevel.checkpoint()
@@ -167,6 +167,22 @@ async def test_a_report_is_posted() -> None:
     ):
         assert request.lower().count(line.partition(":")[0] + ":") == 1
         assert line in request.lower()
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Content-Length: 100\r\n\r\ncut",
+        b"Content-Length: 99999999\r\n\r\n",
+        b"Content-Encoding: gzip\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nnonsense",
+    ],
+)
+async def test_where_only_the_status_counts_no_body_can_undo_it(rest: bytes) -> None:
+    """Posting a report again because of it would be a second copy."""
+    wire = b"HTTP/1.1 201 Created\r\n" + rest
+    assert (await fetch(Server(wire), method="POST", head_only=True)).status == 201
+    assert isinstance(await fails(Server(wire), method="POST"), HttpError)
 
 
 async def test_headers_about_the_body_are_ours() -> None:

@@ -60,7 +60,7 @@ class Server:
         await stream.send_all(RESPONSE)
 
 
-async def fetch(handler: Any, **options: Any) -> HttpResponse:
+async def fetch(handler: Any, *, method: str = "GET", **options: Any) -> HttpResponse:
     dns = ZoneResolver({"example.com": f"mta-sts A {ADDRESS}"})
     result: HttpResponse | HttpError
     async with trio.open_nursery() as nursery:
@@ -68,7 +68,7 @@ async def fetch(handler: Any, **options: Any) -> HttpResponse:
         net.listen(ADDRESS, 443, handler)
         client = H11Client(net, dns, TrustStore(extra=[ROOT.root]), FixedClock())
         try:
-            result = await client.request("GET", HOST, "/", **options)
+            result = await client.request(method, HOST, "/", **options)
         except HttpError as exc:
             result = exc
         nursery.cancel_scope.cancel()
@@ -113,6 +113,28 @@ async def test_a_certificate_that_does_not_verify(issued: Any, result_type: Resu
     assert caught.value.failure is not None
     assert caught.value.failure.result_type is result_type
     assert (await fetch(server, verify=False)).body == b"ok"
+
+
+@pytest.mark.parametrize("cut", [True, False])
+async def test_a_body_that_only_the_connection_ends(cut: bool) -> None:
+    """RFC 9112 §9.8: whoever can cut TCP could otherwise shorten a policy, and its lifetime."""
+
+    async def serve(transport: trio.abc.Stream) -> None:
+        stream = trio.SSLStream(transport, good().server_context(), server_side=True)
+        await stream.receive_some(65_536)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\nmax_age: 86")
+        if cut:
+            await trio.aclose_forcefully(stream)
+        else:
+            await stream.aclose()
+
+    assert (await fetch(serve, method="POST")).status == 200
+    if not cut:
+        assert (await fetch(serve)).body == b"max_age: 86"
+        return
+    with pytest.raises(HttpError) as caught:
+        await fetch(serve)
+    assert caught.value.kind == "protocol"
 
 
 async def test_what_does_not_speak_tls() -> None:

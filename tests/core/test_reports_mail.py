@@ -156,6 +156,7 @@ async def test_only_2xx_counts_as_delivered(status, accepted, permanent):
     assert options["headers"] == {"content-type": "application/tlsrpt+gzip"}
     assert options["private_addresses"] is False
     assert options["verify"] is True
+    assert options["head_only"] is True
 
 
 async def test_broken_certificates_are_told_and_tolerated():

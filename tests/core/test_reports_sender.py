@@ -8,9 +8,9 @@ import trio
 from postward.dkim import Signer, SigningKey, generate
 from postward.errors import StoreError
 from postward.http import HttpResponse
-from postward.model import Delivered, Delivery, RecipientOutcome, ReportTarget
+from postward.model import MICROSECONDS, Delivered, Delivery, RecipientOutcome, ReportTarget
 from postward.names import Domain
-from postward.reports.outbox import HOUR, MINUTE, Outbox, put
+from postward.reports.outbox import HOUR, LEASE, MINUTE, Outbox, put
 from postward.reports.sender import Sender
 from report_kit import NEXT, FakeHooks, FakeLog, FakeOutcome, HandClock, VirtualClock, make_report, results_database
 
@@ -163,6 +163,69 @@ async def test_trouble_with_the_database_is_told_once():
         world.sender._outbox = Broken()
         with pytest.raises(StoreError, match="full"):
             await world.sender.send_due()
+
+
+class Forgetful(Outbox):
+    """Its database is away for the first `times` attempts to settle."""
+
+    times = 2
+
+    async def settle(self, *arguments):
+        self.times -= 1
+        if self.times >= 0:
+            raise StoreError("database x: the server is starting up")
+        return await super().settle(*arguments)
+
+
+async def test_a_database_that_is_away_for_a_moment_causes_no_second_copy(autojump_clock):
+    async with results_database() as database:
+        world = World(database)
+        world.sender._outbox = Forgetful(database)
+        await world.put(make_report())
+        assert (await world.sender.send_due()).delivered == 1
+        assert len(world.mails) == 1
+        assert trio.current_time() < LEASE / MICROSECONDS
+
+
+async def test_what_was_sent_while_the_program_ends_is_stored():
+    async with results_database() as database:
+        world = World(database)
+        await world.put(make_report())
+        with trio.CancelScope() as scope:
+            send = world.sender._send
+
+            async def send_and_end(message):
+                delivery = await send(message)
+                scope.cancel()
+                return delivery
+
+            world.sender._send = send_and_end
+            await world.sender.send_due()
+        assert scope.cancelled_caught
+        assert await world.outbox.counts() == {"delivered": 1}
+
+
+async def test_one_attempt_that_breaks_does_not_end_those_beside_it():
+    async with results_database() as database:
+        world = World(database)
+
+        async def broken(method, host, target, **options):
+            raise RuntimeError("bug")
+
+        world.request = broken
+        await world.put(make_report(), targets=(WEB, MAIL))
+        run = await world.sender.send_due()
+        assert (run.delivered, run.later) == (1, 1)
+        assert any(event["event"] == "report-attempt-failed" for event in world.log.events)
+
+
+async def test_a_detail_that_no_database_takes_is_stored_all_the_same():
+    answer = FakeOutcome("other", value=Delivered(accepted=True, detail="ok\0\ud800\x1b[31m"))
+    async with results_database() as database:
+        world = World(database, hooks=FakeHooks(lambda **_: answer))
+        await world.put(make_report())
+        assert (await world.sender.send_due()).delivered == 1
+        assert world.hooks.told[0].detail == "ok   [31m"
 
 
 async def test_it_runs_until_cancelled_and_notices_new_reports(autojump_clock):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from postward.model import DsnRequest
 from postward.names import Address, Domain
 from postward.smtp.client import Envelope, Reply, SmtpConnection, SmtpError
 from postward.smtp.client_protocol import ClientProtocol, Transaction
@@ -191,6 +192,26 @@ async def test_too_many_recipients_is_temporary():
     ]
 
 
+async def test_beyond_the_limit_no_more_is_asked():
+    """Servers count every further recipient as an error, and hang up over twenty of them."""
+    transcript = f"""{HELLO}
+        S: 250 SIZE
+        C: MAIL FROM:<me@sender.example> SIZE=3
+        S: 250 ok
+        C: RCPT TO:<a@rcpt.example>
+        S: 250 ok
+        C: RCPT TO:<b@rcpt.example>
+        S: 452 4.5.3 too many
+        C: DATA
+        S: 354 go
+        C: x
+        C: .
+        S: 250 done"""
+    assert await session(transcript, to(A, B, C), content=b"x", quit=False) == [
+        ["250 done", "452 4.5.3 too many", "452 4.5.3 too many"]
+    ]
+
+
 async def test_many_recipients_go_in_several_groups():
     """RFC 2920 §3.1: what is in flight must fit between the two sides, or both wait for ever."""
     many = [Address(f"r{number}", Domain("rcpt.example")) for number in range(250)]
@@ -306,6 +327,55 @@ async def test_size_at_the_limit():
     for announced in (0, 4):
         transcript = HELLO + f"S: 250 SIZE {announced}\nC: MAIL FROM:<me@sender.example> SIZE=4\nS: 550 no"
         assert await session(transcript, to(A), content=b"xx", quit=False) == [["550 no"]]
+
+
+DSN = Envelope(
+    sender=ME,
+    recipients=(A, B, C),
+    ret="HDRS",
+    envid="id+2B1",
+    dsn=(
+        DsnRequest(notify=("SUCCESS", "FAILURE"), orcpt="rfc822;old@rcpt.example"),
+        DsnRequest(),
+        DsnRequest(notify=("NEVER",), orcpt="utf-8;ü@rcpt.example"),
+    ),
+)
+
+
+@pytest.mark.parametrize("offered", [True, False])
+async def test_requests_for_reports(offered):
+    """RFC 3461 §4, §5.2: only where the server knows them, which the caller can see."""
+    transcript = f"""{HELLO}S: 250-SMTPUTF8\nS: 250 {"DSN" if offered else "HELP"}
+        C: MAIL FROM:<me@sender.example>{" RET=HDRS ENVID=id+2B1" if offered else ""}
+        S: 250 ok
+        C: RCPT TO:<a@rcpt.example>{" NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;old@rcpt.example" if offered else ""}
+        S: 250 ok
+        C: RCPT TO:<b@rcpt.example>
+        S: 250 ok
+        C: RCPT TO:<c@rcpt.example>{" NOTIFY=NEVER" if offered else ""}
+        S: 250 ok
+        C: DATA
+        S: 550 no"""
+    assert await session(transcript, DSN, content=b"x", quit=False) == [["550 no"] * 3]
+
+
+async def test_original_recipient_in_utf8():
+    """RFC 6533 §3: as it is where SMTPUTF8 is in use anyway."""
+    envelope = to(A, smtputf8=True, dsn=(DsnRequest(orcpt="utf-8;ü@rcpt.example"),))
+    transcript = f"""{HELLO}S: 250-SMTPUTF8\nS: 250 DSN
+        C: MAIL FROM:<me@sender.example> SMTPUTF8
+        S: 250 ok
+        C: RCPT TO:<a@rcpt.example> ORCPT=utf-8;ü@rcpt.example
+        S: 550 no
+        """
+    assert await session(transcript, envelope, content=b"x", quit=False) == [["550 no"]]
+
+
+async def test_requests_that_would_be_commands():
+    """They may come from a database or from a plugin, and never change what is said."""
+    envelope = to(A, ret="ALL", envid="a SIZE=1", dsn=(DsnRequest(notify=("X",), orcpt="rfc822;a\r\nDATA"),))
+    transcript = f"{HELLO}S: 250 DSN\nC: MAIL FROM:<me@sender.example>\nS: 250 ok\nC: RCPT TO:<a@rcpt.example>\nS: 550 no"
+    assert await session(transcript, envelope, content=b"x", quit=False) == [["550 no"]]
 
 
 async def test_requiretls():

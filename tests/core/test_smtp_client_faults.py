@@ -179,15 +179,81 @@ async def test_streamed_content_with_a_bare_line_end():
     assert (error.kind, str(error)) == ("protocol", "the content has an LF without CR")
 
 
-async def test_content_that_cannot_be_read():
-    """The caller's own error comes back as it is, and the connection is given up."""
+@pytest.mark.parametrize("trouble", [RuntimeError("disk"), OSError("disk"), ValueError("disk")])
+async def test_content_that_cannot_be_read(trouble):
+    """A disk that fails is no server that hangs up: the connection goes, without an end of the message, and says why."""
+    closed = []
 
     async def pieces():
-        yield b"a\r\n"
-        raise RuntimeError("disk")
+        try:
+            yield b"a\r\n"
+            raise trouble
+        finally:
+            closed.append(True)
 
-    with pytest.raises(RuntimeError, match="disk"):
-        await session(LAST.split("C: x")[0] + "C: a", to(A), content=pieces(), quit=False)
+    error = await failure(LAST.split("C: x")[0] + "C: a", to(A), content=pieces())
+    assert (error.kind, str(error)) == ("content", "the content cannot be read: disk")
+    assert error.__cause__ is trouble
+    assert closed
+
+
+async def test_lost_content_is_closed():
+    """A reader of a file is not left to the garbage collector."""
+    closed = []
+
+    async def pieces():
+        try:
+            while True:
+                yield b"a\r\n" * 1000
+        finally:
+            closed.append(True)
+
+    error = await failure(LAST.split("C: x")[0] + "close", to(A), content=pieces())
+    assert (error.kind, closed) == ("lost", [True])
+
+
+# --- many messages ---
+
+ONE = """
+    C: MAIL FROM:<me@sender.example>
+    C: RCPT TO:<a@rcpt.example>
+    C: DATA
+    S: 250 ok
+    S: 250 ok
+    S: 354 go
+    C: x
+    C: .
+    S: 250 done"""
+
+
+async def test_many_messages_need_nothing_in_between():
+    """Neither RSET nor NOOP: one group and one content each."""
+    said = await session(PIPELINED + ONE * 5, *[to(A)] * 5, content=b"x", quit=False)
+    assert said == [["250 done"]] * 5
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("end", ["S: 421 4.4.2 idle\nclose", "close"])
+async def test_server_that_closed_in_between(reset, end):
+    """It tells nothing about the message, which was not begun; as the first word of a session it does."""
+    first = ONE.split("C: DATA")[0] + "C: DATA\nS: 250 ok\nS: 550 no\nS: 503 no" if reset else ONE
+
+    async def client(stream):
+        connection = SmtpConnection(stream)
+        await connection.greet()
+        await connection.ehlo("me.example")
+        assert not connection.reused
+        await connection.send(to(A), b"x")
+        assert connection.content_begun is not reset
+        with pytest.raises(SmtpError) as caught:
+            await connection.send(to(A), b"x")
+        assert connection.reused
+        assert not connection.content_begun
+        return caught.value
+
+    error = await talk(PIPELINED + first + (("\nC: RSET" if reset else "") + ONE.split("S: 250")[0]) + end, client)
+    assert error.kind == "lost"
+    assert ("421 4.4.2 idle" in str(error)) is ("421" in end)
 
 
 async def test_limits_reach_the_parser():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postward.smtp.content import DotStuffer, has_proper_lines, to_crlf, unstuff
+from postward.smtp.content import DotReader, DotStuffer, has_proper_lines, to_crlf
 
 PROPER = st.lists(st.sampled_from([b"\r\n", b".", b"..", b"x", b"\xff", b"\r\n.\r\n"]), max_size=12).map(b"".join)
 ANYTHING = st.lists(st.sampled_from([b"\r", b"\n", b".", b"x", b"\xff"]), max_size=12).map(b"".join)
@@ -39,9 +41,50 @@ def test_stuffing_reads_back_however_it_is_cut(content, first, second):
     wire = stuff(content[:a], content[a:b], content[b:])
     assert wire == stuff(content)
     assert wire.endswith(b".\r\n")
-    body = wire[:-3]
-    assert b"\r\n.\r\n" not in b"\r\n" + body
-    assert unstuff(body) == content + (b"" if content.endswith(b"\r\n") or not content else b"\r\n")
+    assert b"\r\n.\r\n" not in b"\r\n" + wire[:-3]
+    assert read(wire) == (content + (b"" if content.endswith(b"\r\n") or not content else b"\r\n"), b"")
+
+
+def read(*pieces: bytes) -> tuple[bytes, bytes | None]:
+    """The content, and what stands behind it."""
+    reader, content, rest = DotReader(), b"", None
+    for piece in pieces:
+        if rest is not None:
+            rest += piece
+            continue
+        part, rest = reader.feed(piece)
+        assert not part.endswith(b"\r") or not has_proper_lines(part)
+        content += part
+    return content, rest
+
+
+@pytest.mark.parametrize(
+    ("wire", "content"),
+    [
+        (b".\r\n", b""),
+        (b"x\r\n.\r\n", b"x\r\n"),
+        (b"..\r\n.\r\n", b".\r\n"),
+        (b".x\r\n..y\r\n.\r\n", b"x\r\n.y\r\n"),
+        (b"\r\n.\r\n", b"\r\n"),
+        (b"\r\n.\n\n.\r\r\n.\r\n", b"\r\n\n\n.\r\r\n"),
+    ],
+)
+def test_reading(wire, content):
+    """RFC 5321 §4.5.2: one dot goes from each line that begins with one, and only CRLF . CRLF is the end."""
+    for at in range(len(wire)):
+        assert read(wire[:at], wire[at:] + b"QUIT\r\n") == (content, b"QUIT\r\n")
+        assert read(wire[:at])[1] is None
+
+
+@given(ANYTHING, st.lists(st.integers(0, 20), max_size=4))
+def test_reading_however_it_is_cut(body, cuts):
+    wire = body + b"\r\n.\r\nNOOP\r\n.\r\n"
+    edges = sorted({0, len(wire), *(min(cut, len(wire)) for cut in cuts)})
+    content, rest = read(*(wire[a:b] for a, b in pairwise(edges)))
+    assert (content, rest) == read(wire)
+    true_end = (b"\r\n" + wire).index(b"\r\n.\r\n")
+    assert rest == wire[true_end + 3 :]
+    assert content == (b"\r\n" + wire[:true_end]).replace(b"\r\n.", b"\r\n")[2:]
 
 
 @pytest.mark.parametrize("pieces", [(b"a\nb",), (b"a\r", b"b"), (b"a\rb",), (b"a\r",), (b"\n",), (b"a", b"\nb"), (b"\r\r\n",)])

@@ -19,6 +19,7 @@ from postward.names import Address, Domain
 from postward.smtp.client import Envelope, Reply, SmtpConnection, SmtpError
 from postward.smtp.content import to_crlf
 from postward.smtp.server import ServerSettings, ServerTimeouts, serve
+from postward.smtp.whole import Whole
 from postward.tls import TlsError, client_handshake
 from smtp_script import play
 
@@ -46,6 +47,9 @@ class Handler:
 
     async def rcpt(self, session, recipient, parameters):
         return self.replies.get(recipient.local)
+
+    async def content(self, session, envelope):
+        return Whole(session, envelope, self.message)
 
     async def message(self, session, envelope, content):
         said = self.replies.get("message", Reply(250, ("taken",), "2.0.0"))
@@ -116,7 +120,7 @@ def test_any_bytes_arrive_once_they_have_lines(raw):
 
 async def test_large_message_over_tls(context):
     """Longer than every buffer, so that both sides must read while they write."""
-    content = (b".line of text that is not short\r\n" * 100_000)[:3_000_000] + b"\r\n"
+    content = b"Subject: x\r\n\r\n" + (b".line of text that is not short\r\n" * 100_000)[:3_000_000] + b"\r\n"
     handler = Handler()
     async with connected(handler, replace(SETTINGS, context=context)) as connection:
         await to_tls(connection)
@@ -243,7 +247,9 @@ async def test_session_has_an_end(autojump_clock):
             await trio.sleep(99)
             await connection.send(to(A), b"x")
         await trio.sleep(200)
-        assert [str(reply) for reply in await connection.send(to(A), b"x")] == ["421 4.4.2 this session was long enough"]
+        with pytest.raises(SmtpError, match=r"421 4\.4\.2 this session was long enough") as caught:
+            await connection.send(to(A), b"x")
+        assert (caught.value.kind, connection.content_begun) == ("lost", False)
         with pytest.raises(SmtpError, match="long enough"):
             await connection.send(to(A), b"x")
 

@@ -9,51 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postward.model import TlsInfo
+from postward.model import DsnRequest
 from postward.names import Address
 from postward.smtp.reply import Reply
-from postward.smtp.server_protocol import Content, Mail, Rcpt, ServerProtocol, StartTls
-from postward.smtp.settings import ServerSettings, Session
+from postward.smtp.server_events import Mail, Rcpt, StartTls
+from smtp_machine import BEGIN, Machine, codes
 
-OK = Reply(250, ("ok",), "2.0.0")
 CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-BEGIN = b"EHLO c\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
-
-
-class Machine:
-    """A machine that answers every event with OK, or as `refuse` says, and keeps what it was told."""
-
-    def __init__(self, *, tls: bool = False, refuse: dict[str, Reply] | None = None, **settings: object) -> None:
-        self.session = Session(peer="192.0.2.1", lmtp=bool(settings.get("lmtp")))
-        self.protocol = ServerProtocol(ServerSettings(hostname="mx.example", **settings), self.session)  # type: ignore[arg-type]
-        self.refuse = refuse or {}
-        self.events: list[object] = []
-        self.said = b""
-        if tls:
-            self.protocol.tls_started(TlsInfo(protocol="TLSv1.3", cipher="x"))
-
-    def __call__(self, data: bytes) -> list[str]:
-        """Feed, and give what was said since the last time, by line."""
-        self.protocol.receive(data)
-        while (event := self.protocol.next_event()) is not None:
-            self.events.append(event)
-            if isinstance(event, Rcpt):
-                self.protocol.answer(self.refuse.get(event.recipient.local, OK))
-            elif isinstance(event, StartTls):
-                self.protocol.tls_started(TlsInfo(protocol="TLSv1.3", cipher="x"))
-            else:
-                self.protocol.answer(OK)
-        out = self.protocol.data_to_send()
-        self.said += out
-        return out.decode().split("\r\n")[:-1]
-
-    @property
-    def contents(self) -> list[bytes]:
-        return [event.content for event in self.events if isinstance(event, Content)]
-
-
-def codes(lines: list[str]) -> list[str]:
-    return [" ".join(line.split()[:2]) for line in lines]
 
 
 def test_a_session():
@@ -61,12 +23,12 @@ def test_a_session():
     machine = Machine()
     assert machine(BEGIN + b"DATA\r\n")[-1].startswith("354 ")
     assert machine(b"x\r\n..y\r\n.\r\nQUIT\r\n") == ["250 2.0.0 ok", "221 2.0.0 mx.example closing"]
-    mail, rcpt, content = machine.events
+    mail, rcpt, begin = machine.events
     assert mail == Mail(Address.parse("a@b.example"), {})
     assert rcpt == Rcpt(Address.parse("c@d.example"), {})
-    assert content.content == b"x\r\n.y\r\n"
-    assert content.envelope.sender == Address.parse("a@b.example")
-    assert content.envelope.recipients == (Address.parse("c@d.example"),)
+    assert machine.contents == [b"x\r\n.y\r\n"]
+    assert begin.envelope.sender == Address.parse("a@b.example")
+    assert begin.envelope.recipients == (Address.parse("c@d.example"),)
     assert machine.protocol.closed
     assert machine.session.helo == "c"
     assert machine.session.protocol == "ESMTP"
@@ -149,14 +111,47 @@ def test_postmaster_needs_no_domain():
 def test_parameters_reach_the_handler():
     """RFC 8689 §2, RFC 3461 §4."""
     machine = Machine(tls=True, dsn=True)
-    machine(b"EHLO c\r\nMAIL FROM:<> REQUIRETLS SMTPUTF8 RET=HDRS\r\n")
-    machine("RCPT TO:<ü@b.example> NOTIFY=NEVER ORCPT=rfc822;x\r\nDATA\r\nä\r\n.\r\n".encode())
-    mail, rcpt, content = machine.events
-    assert mail.parameters == {"REQUIRETLS": "", "SMTPUTF8": "", "RET": "HDRS"}
-    assert rcpt.parameters == {"NOTIFY": "NEVER", "ORCPT": "rfc822;x"}
-    envelope = content.envelope
+    machine(b"EHLO c\r\nMAIL FROM:<> REQUIRETLS SMTPUTF8 RET=hdrs ENVID=a+2Bb SIZE=4 BODY=8bitmime\r\n")
+    machine("RCPT TO:<ü@b.example> NOTIFY=success,Delay ORCPT=rfc822;x\r\nRCPT TO:<c@d.example>\r\nDATA\r\nä\r\n.\r\n".encode())
+    mail, rcpt, _, begin = machine.events
+    assert mail.parameters == {
+        "REQUIRETLS": "",
+        "SMTPUTF8": "",
+        "RET": "hdrs",
+        "ENVID": "a+2Bb",
+        "SIZE": "4",
+        "BODY": "8bitmime",
+    }
+    assert rcpt.parameters == {"NOTIFY": "success,Delay", "ORCPT": "rfc822;x"}
+    envelope = begin.envelope
     assert (envelope.require_tls, envelope.smtputf8, envelope.eight_bit, envelope.size) == (True, True, True, 4)
+    assert (envelope.ret, envelope.envid) == ("HDRS", "a+2Bb")
+    assert envelope.dsn == (DsnRequest(notify=("SUCCESS", "DELAY"), orcpt="rfc822;x"), DsnRequest())
     assert machine.session.protocol == "ESMTPS"
+
+
+@pytest.mark.parametrize(
+    ("orcpt", "mail", "code"),
+    [
+        ("rfc822;a+2Bb@c.example", "", "250 2.0.0"),
+        ("utf-8;\\x{FC}@c.example", "", "250 2.0.0"),
+        ("utf-8;ü@c.example", " SMTPUTF8", "250 2.0.0"),
+        ("utf-8;ü@c.example", "", "553 5.6.7"),
+        ("rfc822;ü@c.example", " SMTPUTF8", "501 5.5.4"),
+        ("rfc822", "", "501 5.5.4"),
+    ],
+)
+def test_original_recipients(orcpt, mail, code):
+    """RFC 3461 §4.2, RFC 6533 §3."""
+    machine = Machine(dsn=True)
+    assert codes(machine(f"EHLO c\r\nMAIL FROM:<>{mail}\r\nRCPT TO:<c@d.example> ORCPT={orcpt}\r\n".encode()))[-1] == code
+
+
+def test_no_dsn_requests_without_any():
+    machine = Machine(dsn=True)
+    machine(BEGIN + b"DATA\r\n")
+    envelope = machine.events[-1].envelope
+    assert (envelope.ret, envelope.envid, envelope.dsn) == ("", "", ())
 
 
 def test_requiretls_can_be_switched_off():
@@ -196,7 +191,7 @@ def test_smuggling(wire):
     """RFC 5321 §2.3.8, §4.1.1.4: only CRLF . CRLF is the end, and what has other line ends is refused as a whole."""
     machine = Machine()
     machine(BEGIN + b"DATA\r\n")
-    assert codes(machine(wire)) == ["550 5.6.0"]
+    assert codes(machine(wire)) == ["554 5.6.0"]
     assert machine.contents == []
     assert codes(machine(b"NOOP\r\n")) == ["250 2.0.0"]
 
@@ -217,7 +212,7 @@ def test_content_however_it_is_cut(parts, data):
     whole(wire)
     for a, b in pairwise(sorted({0, len(wire), *cuts})):
         cut(wire[a:b])
-    assert cut.events == whole.events
+    assert (cut.events, cut.contents, cut.ends) == (whole.events, whole.contents, whole.ends)
     assert cut.said == whole.said
 
 
@@ -229,7 +224,7 @@ def test_any_bytes(data, cuts):
     whole(wire)
     for a, b in pairwise(sorted({0, len(wire), *(min(each, len(wire)) for each in cuts)})):
         cut(wire[a:b])
-    assert cut.events == whole.events
+    assert (cut.events, cut.contents, cut.ends) == (whole.events, whole.contents, whole.ends)
 
 
 def test_size_limit():
@@ -239,7 +234,7 @@ def test_size_limit():
     machine(BEGIN + b"DATA\r\n")
     for _ in range(100):
         machine(b"y" * 50 + b"\r\n")
-        assert len(machine.protocol._buffer) < 200
+        assert machine.held < 200
     assert codes(machine(b".\r\nNOOP\r\n")) == ["552 5.3.4", "250 2.0.0"]
     assert machine.contents == []
     machine(BEGIN + b"DATA\r\n")
@@ -271,7 +266,7 @@ def test_chunks():
 @pytest.mark.parametrize(
     ("wire", "said"),
     [
-        (b"BDAT 3 LAST\r\na\nbNOOP\r\n", ["550 5.6.0", "250 2.0.0"]),
+        (b"BDAT 3 LAST\r\na\nbNOOP\r\n", ["554 5.6.0", "250 2.0.0"]),
         (b"BDAT 12\r\nxxxxxxxxxxxxBDAT 1\r\nyBDAT 0 LAST\r\nNOOP\r\n", ["552 5.3.4", "552 5.3.4", "552 5.3.4", "250 2.0.0"]),
         (b"BDAT 2\r\nxxDATA\r\nRCPT TO:<a@b.example>\r\n", ["250 2.0.0", "503 5.5.1", "503 5.5.1"]),
         (b"RSET\r\nBDAT 6\r\nQUIT\r\nNOOP\r\n", ["250 2.0.0", "503 5.5.1", "250 2.0.0"]),
@@ -335,7 +330,7 @@ def test_lmtp():
     assert machine(b"x\r\n.\r\n") == ["250 2.0.0 ok"] * 2
     assert machine.session.protocol == "LMTP"
     machine(b"MAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\nRCPT TO:<c@b.example>\r\nDATA\r\n")
-    assert codes(machine(b"bare\nlf\r\n.\r\n")) == ["550 5.6.0"] * 2
+    assert codes(machine(b"bare\nlf\r\n.\r\n")) == ["554 5.6.0"] * 2
 
 
 # --- limits ---

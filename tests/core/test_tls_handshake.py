@@ -114,6 +114,21 @@ def test_the_client_context() -> None:
     assert context is client_context()
 
 
+@pytest.mark.parametrize("suite", ["AES128-SHA", "ECDHE-RSA-AES256-SHA"])
+async def test_old_suites_are_better_than_no_tls(suite: str) -> None:
+    """The one that every server with TLS 1.2 has (RFC 5246 §9), and what mail servers of its first years offer."""
+    context = AUTHORITY.issue([HOST], key="rsa").server_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(suite)
+    assert (await shake(server(context))).cipher == suite
+
+
+def test_nothing_without_authentication_or_encryption_is_offered() -> None:
+    for cipher in client_context().get_ciphers():
+        assert cipher["strength_bits"] >= 128
+        assert "Au=None" not in cipher["description"]
+
+
 async def test_no_shared_cipher() -> None:
     """Both sides know: the server's alert reaches the client instead of a bare end of the connection."""
     context = ISSUED.server_context()

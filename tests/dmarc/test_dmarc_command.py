@@ -71,6 +71,13 @@ def test_bad_news_is_exit_code_1(tmp_path):
     assert invoke(tmp_path, *GOOD, zone={}).return_value == 0, "no policy is no bad news"
 
 
+def test_without_an_author_it_says_what_becomes_of_the_message(tmp_path):
+    result = invoke(tmp_path, *GOOD, "--json", content=b"Subject: x\n\nHello\n")
+    assert result.return_value == 1
+    value = json.loads(result.stdout)
+    assert (value["dmarc"], value["disposition"], value["reason"]) == ("permerror", "quarantine", "no From field")
+
+
 def test_for_people(tmp_path):
     result = invoke(tmp_path, *GOOD)
     assert "DMARC" in result.stdout

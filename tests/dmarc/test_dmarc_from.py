@@ -32,6 +32,9 @@ from postward_dmarc.from_header import authors
         ("joe @ example . com", "example.com"),
         ("joe@example.com.", "example.com"),
         ("Joe <joe@example.com", "example.com"),
+        ("Doe, Joe <joe@example.com>", "example.com"),
+        ("Doe; Sons <joe@example.com>.", "example.com"),
+        ("joe@example.com, nonsense", "example.com"),
     ],
 )
 def test_one_author_domain(value, domain):
@@ -52,7 +55,9 @@ def test_one_author_domain(value, domain):
         ("From: Joe <joe>", "From holds something that is no address", ()),
         ("From: Joe <joe@>", "From holds an address without a good domain", ()),
         ("From: joe@exa mple..com", "From holds an address without a good domain", ()),
-        ("From: joe@example.com, nonsense", "From holds something that is no address", ()),
+        ("From: joe@bank.example@evil.example", "From holds something that is no address", ()),
+        ("From: <joe@bank.example\0@evil.example>", "From holds something that is no address", ()),
+        ("From: <a@one.example> b@two.example", "From holds addresses of several domains", ("one.example", "two.example")),
         ("From: " + ",".join(f"a@d{i}.example" for i in range(200)), "From holds too many addresses", ()),
     ],
 )

@@ -115,6 +115,12 @@ async def test_a_good_message():
     }
 
 
+async def test_ipv4_on_a_socket_for_both_kinds_is_ipv4():
+    judgement = await judged(make(), message(ip="::ffff:192.0.2.1"))
+    data = json.loads(judgement.results[0].data)
+    assert (data["source_ip"], data["spf"]) == ("192.0.2.1", "pass")
+
+
 async def test_forwarded_mail_passes_by_its_signature():
     plugin = make()
     judgement = await judged(plugin, message(ip="198.51.100.1", sender="list@other.example"))

@@ -78,6 +78,14 @@ async def test_results(record, result):
     assert ("why.example", "TXT") not in dns.queries
 
 
+@pytest.mark.parametrize("local", ["bounce+1", "a=b/c", "x-", "'quoted'"])
+async def test_macros_put_local_parts_into_names(local):
+    """RFC 7208 §7: what is no host name is asked about all the same."""
+    dns = zone("v=spf1 exists:%{l}.%{d} -all", **{f"{local}_example_com__A": ["127.0.0.2"]})
+    assert (await spf(dns, sender=Address(local, SENDER.domain))).result == "pass"
+    assert (await spf(dns, sender=Address("other", SENDER.domain))).result == "fail"
+
+
 async def test_split_records_are_joined():
     dns = FakeDns({("example.com", "TXT"): ['"v=spf1 ip4:192" ".0.2.1 -all"', '"other"']})
     assert (await spf(dns)).result == "pass"

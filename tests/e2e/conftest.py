@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import postgresql_server
 from signed_dns import SignedDns
 
 
@@ -25,3 +26,16 @@ def signed_dns() -> Iterator[SignedDns]:
             servers.stop()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgresql_server.Server]:
+    """A PostgreSQL; see `tests/postgresql_server.py`. Skipped without it."""
+    with postgresql_server.running() as running:
+        yield running
+
+
+@pytest.fixture
+def url(server: postgresql_server.Server, request: pytest.FixtureRequest) -> str:
+    """A fresh database."""
+    return server.fresh(request.node.name.partition("[")[0][:50])

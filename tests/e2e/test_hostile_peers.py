@@ -142,7 +142,7 @@ CASES: dict[str, Case] = {
     ),
     "sts-10000-mx": Case(
         page=page(
-            b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 50047\r\n\r\n",
             b"version: STSv1\r\nmode: enforce\r\nmax_age: 86400\r\n" + b"mx:a\n" * 10_000,
         ),
         delivered=True,

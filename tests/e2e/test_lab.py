@@ -132,6 +132,28 @@ def test_for_people(tmp_path: Path) -> None:
     assert (tmp_path / "lab" / "postward.toml").exists()
 
 
+def test_in_a_pipe_there_are_plain_columns() -> None:
+    done = lab("--once", "--case", "sts-expired", env={**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "40"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    heading, line, *_ = done.stdout.splitlines()
+    assert heading.split() == ["case", "what", "it", "is", "what", "came", "of", "it"]
+    assert line.startswith("ok  sts-expired  ")
+    assert "certificate-expired" in line
+
+
+def test_a_terminated_lab_leaves_nothing_behind(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "--once", "--json"], stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert len(os.listdir(tmp_path)) == 1
+        process.terminate()
+        process.stdout.read()
+        assert process.wait(30) == 143
+    assert os.listdir(tmp_path) == []
+
+
 def test_it_stays_up_for_mail_from_elsewhere(tmp_path: Path) -> None:
     place = tmp_path / "lab"
     message = tmp_path / "message.eml"

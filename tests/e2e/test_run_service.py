@@ -203,7 +203,7 @@ def test_a_data_directory_that_is_a_file(config: Path) -> None:
     done = run("run", "--config", config)
     assert done.code == 2
     [line] = done.err.splitlines()
-    assert str(config.parent / "data") in line
+    assert f"{config.name}: core.data_dir: {config.parent / 'data'} cannot be made a directory" in line
 
 
 # --- plugins ---

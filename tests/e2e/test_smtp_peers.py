@@ -24,7 +24,9 @@ from postward.model import Endpoint
 from postward.names import Address, Domain
 from postward.smtp.client import Envelope, Reply, SmtpConnection
 from postward.smtp.content import to_crlf
-from postward.smtp.server import ServerSettings, Session, serve
+from postward.smtp.envelope import DsnRequest
+from postward.smtp.server import ServerSettings, ServerTimeouts, Session, serve
+from postward.smtp.whole import Whole
 from postward.tls import client_handshake
 
 pytestmark = [pytest.mark.loopback, pytest.mark.interop]
@@ -50,6 +52,12 @@ class Handler:
 
     async def rcpt(self, session, recipient, parameters):
         return Reply(550, ("no such user",), "5.1.1") if recipient.local == "bad" else None
+
+    async def authenticate(self, session, user, password):
+        return (user, password) == ("joe", "pass word")
+
+    async def content(self, session, envelope):
+        return Whole(session, envelope, self.message)
 
     async def message(self, session, envelope, content):
         self.seen.append((session, envelope, content))
@@ -114,6 +122,68 @@ async def test_swaks_over_lmtp():
     assert envelope.recipients == (A, B)
     assert session.protocol == "LMTP"
     assert "550 5.1.1 no such user" in transcript
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+@pytest.mark.parametrize("password", ["pass word", "wrong"])
+async def test_swaks_logs_in(mechanism, password):
+    """RFC 4954: over TLS, and with nobody's name no mail."""
+    quick = ServerTimeouts(login=0)
+    async with listening(auth=True, require_auth=True, timeouts=quick) as (port, handler):
+        login = ["--auth", mechanism, "--auth-user", "joe", "--auth-password", password]
+        code, transcript = await swaks(port, "--to", str(A), "--tls", *login)
+    if "Net::SSLeay" in transcript:
+        pytest.skip("swaks knows TLS only with libnet-ssleay-perl")
+    assert ("235 2.7.0" if code == 0 else "535 5.7.8") in transcript
+    assert [(session.user, session.protocol) for session, _, _ in handler.seen] == [("joe", "ESMTPSA")] * (code == 0)
+    assert (code == 0) is (password == "pass word")
+
+
+async def test_smtplib_logs_in():
+    """With a challenge and with an initial response, and with requests for reports (RFC 3461)."""
+
+    def talk(port: int) -> None:
+        for initial in (True, False):
+            with smtplib.SMTP("127.0.0.1", port, local_hostname="client.test", timeout=30) as client:
+                context = ssl.create_default_context(cadata=ssl.DER_cert_to_PEM_cert(AUTHORITY.root))
+                client._host = str(HOST)  # what the certificate is checked for
+                client.starttls(context=context)
+                client.login("joe", "pass word", initial_response_ok=initial)
+                wishes = {"mail_options": ["RET=HDRS", "ENVID=1"], "rcpt_options": ["NOTIFY=SUCCESS", "ORCPT=rfc822;o@p.test"]}
+                client.sendmail(str(ME), [str(A)], b"Subject: x\r\n\r\n" + b".line\r\n" * 100_000, **wishes)
+
+    async with listening(auth=True, require_auth=True, dsn=True) as (port, handler):
+        with trio.fail_after(60):
+            await trio.to_thread.run_sync(talk, port)
+    for session, envelope, content in handler.seen:
+        assert (session.user, envelope.ret, envelope.envid) == ("joe", "HDRS", "1")
+        assert envelope.dsn == (DsnRequest(notify=("SUCCESS",), orcpt="rfc822;o@p.test"),)
+        assert len(content) == 14 + 7 * 100_000
+    assert len(handler.seen) == 2
+
+
+async def test_smtplib_over_a_unix_socket(tmp_path):
+    """LMTP as a local mail server speaks it (RFC 2033)."""
+    handler, path = Handler(), str(tmp_path / "lmtp")
+    listener = trio.socket.socket(trio.socket.AF_UNIX)
+    await listener.bind(path)
+    listener.listen()
+
+    def talk() -> dict[str, tuple[int, bytes]]:
+        with smtplib.LMTP(path, local_hostname="client.test") as client:
+            return client.sendmail(str(ME), [str(A), str(BAD)], b"Subject: x\r\n\r\nhello\r\n")
+
+    async def one(stream: trio.SocketStream) -> None:
+        await serve(stream, handler, replace(SETTINGS, lmtp=True, context=None), peer="")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, one, [trio.SocketListener(listener)])
+        with trio.fail_after(60):
+            refused = await trio.to_thread.run_sync(talk)
+        nursery.cancel_scope.cancel()
+    assert refused == {str(BAD): (550, b"5.1.1 no such user")}
+    ((session, envelope, _),) = handler.seen
+    assert (session.peer, session.protocol, envelope.recipients) == ("", "LMTP", (A,))
 
 
 async def test_smtplib():

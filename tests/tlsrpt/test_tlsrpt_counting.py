@@ -109,6 +109,11 @@ def test_a_detail_tells_the_circumstances() -> None:
     }
 
 
+def test_ipv4_on_a_socket_for_both_kinds_is_ipv4() -> None:
+    (line,) = details(counted(result(failed(STS), sending_ip="::ffff:192.0.2.1", receiving_ip="::FFFF:192.0.2.25")))
+    assert (line["sending-mta-ip"], line["receiving-ip"]) == ("192.0.2.1", "192.0.2.25")
+
+
 def test_what_was_not_known_before_a_connection_is_left_out() -> None:
     excluded = result(
         failed(STS, ResultType.VALIDATION_FAILURE), sending_ip="", receiving_ip="", receiving_helo="", protocol=""

@@ -179,14 +179,27 @@ async def test_only_days_that_are_over(rpt: Any, autojump_clock: MockClock) -> N
     assert [window.day for window in await rpt.job.windows()] == ["2026-11-20", YESTERDAY, TODAY]
 
 
-async def test_counters_of_a_week_ago_are_dropped(rpt: Any) -> None:
-    await rpt.count(result(STS, TLSA, day="2026-11-17"), result(STS, TLSA, day="2026-11-16"))
+async def test_counters_of_a_week_ago_are_dropped_once_they_have_been_tried(rpt: Any, autojump_clock: MockClock) -> None:
+    """A program that was down for long reports all its days; what then still cannot be reported goes."""
+    days = ["2026-10-23", "2026-11-10", "2026-11-20"]
+    await rpt.count(*(result(STS, TLSA, day=day) for day in days))
     with structlog.testing.capture_logs() as logs:
-        assert [window.day for window in await rpt.job.windows()] == ["2026-11-17"]
-    assert [(line["log_level"], line["rows"]) for line in logs] == [("warning", 2)]
+        assert [window.day for window in await rpt.job.windows()] == days[1:]
+        await rpt.core.clock.sleep_until(NOON + 23 * 3600 * 10**6)
+        assert [window.day for window in await rpt.job.windows()] == days[1:]
+        await rpt.core.clock.sleep_until(NOON + 25 * 3600 * 10**6)
+        assert [window.day for window in await rpt.job.windows()] == days[2:]
+    assert [(line["log_level"], line["days"], line["rows"]) for line in logs] == [("warning", [day], 2) for day in days[:2]]
     assert await rpt.core.store.read(
         lambda connection: connection.exec_driver_sql("SELECT DISTINCT day FROM tlsrpt_details").scalars().all()
-    ) == ["2026-11-17"]
+    ) == ["2026-11-20"]
+
+
+async def test_where_nothing_is_sent_counters_go_after_a_week(rpt: Any) -> None:
+    rpt.configure(send=False)
+    await rpt.count(result(STS, day="2026-11-17"), result(STS, day="2026-11-16"))
+    assert await rpt.job.windows() == []
+    assert await rpt.core.store.read(lambda connection: tables.days_before(connection, TODAY)) == ["2026-11-17"]
 
 
 async def test_successes_alone_are_reported_unless_told_otherwise(rpt: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which IP addresses belong to the public internet.
+"""Which IP addresses belong to the public internet, and which to any host at all.
 
 A URL in a DNS record or a report can lead anywhere; a request that somebody else asked for must not reach what only this
 host can reach. The judgement is by the IANA registries of special-purpose addresses (RFC 6890), and looks into the IPv4
@@ -20,6 +20,7 @@ _SPECIAL6: Final = tuple(
         "3fff::/20",  # documentation
     )
 )
+_NO_HOST4: Final = (ipaddress.IPv4Network("0.0.0.0/8"), ipaddress.IPv4Network("224.0.0.0/3"))
 _SPECIAL4: Final = tuple(
     ipaddress.IPv4Network(text)
     for text in (
@@ -39,6 +40,16 @@ _SPECIAL4: Final = tuple(
         "224.0.0.0/3",  # multicast, reserved, broadcast
     )
 )
+
+
+def names_a_host(address: str) -> bool:
+    """Whether one host can have this IP address. The unspecified one would lead to this machine, groups lead nowhere."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        ip = ip.ipv4_mapped or ip
+    if isinstance(ip, ipaddress.IPv4Address):
+        return not any(ip in network for network in _NO_HOST4)
+    return not (ip.is_unspecified or ip.is_multicast)
 
 
 def is_public(address: str) -> bool:

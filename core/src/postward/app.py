@@ -7,7 +7,7 @@ outside, so tests and the lab run this very assembly.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -28,6 +28,7 @@ from postward.errors import ConfigError, PluginError
 from postward.hooks import Hooks, Outcome
 from postward.http import H11Client
 from postward.inbound import Judged, judge
+from postward.lifetime import held_open
 from postward.model import Delivery, Endpoint, InboundMessage, Message, ReportJob, Schema, TlsWish
 from postward.names import Domain
 from postward.net import Network, TcpNetwork
@@ -170,7 +171,7 @@ class App:
         schemas: dict[str, Schema] = {"reports": REPORTS_SCHEMA}
         schemas |= {outcome.plugin: _value(outcome) for outcome in self.hooks.collect(hookspecs.register_schema)}
         consumers = self.hooks.plugins_for(hookspecs.emit)
-        config.core.data_dir.mkdir(parents=True, exist_ok=True)
+        make_data_dir(config)
         async with AsyncExitStack() as stack:
             if not self._inline:
                 await stack.enter_async_context(watch_loop(self.log))
@@ -194,8 +195,7 @@ class App:
             self.sender = self._make_sender()
             self.pipeline = self._make_pipeline()
             await self._test_resolver()
-            for plugin in self.hooks.plugins_for(hookspecs.lifespan):
-                await stack.enter_async_context(await self._lifespan(plugin))
+            await stack.enter_async_context(held_open(self.hooks, self.core_for, self.log))
             async with trio.open_nursery() as nursery:
                 self._observers.begin(nursery)
                 self.emitter = Emitter(self.hooks, self.store, consumers, self.clock, self.log)
@@ -251,6 +251,7 @@ class App:
             tls_always=self.config.delivery.min_tls == "required",
             log=self.log,
             observe=self._observers.tell,
+            takes_mail=any(each.kind == "smtp" and each.bind.endswith(":25") for each in self.config.listen),
         )
 
     def _make_sender(self) -> Sender:
@@ -291,11 +292,6 @@ class App:
         outcome: Outcome[None] = await self.hooks.call_one(plugin, hookspecs.background, core=self.core_for(plugin))
         return outcome.error
 
-    async def _lifespan(self, plugin: str) -> AbstractAsyncContextManager[None]:
-        outcome: Outcome[AbstractAsyncContextManager[None]]
-        outcome = await self.hooks.call_one(plugin, hookspecs.lifespan, core=self.core_for(plugin))
-        return _value(outcome) if outcome.value or outcome.error else nullcontext()
-
     async def _test_resolver(self) -> None:
         """Ask whether the resolver validates; a loud word when it does not, because DANE is off then."""
         if not isinstance(self.dns, SystemResolver):
@@ -313,6 +309,16 @@ def _naming_the_file(config: Config) -> Iterator[None]:
         yield
     except ConfigError as exc:
         raise ConfigError(exc.message, file=exc.file or str(config.file or ""), key=exc.key, hint=exc.hint) from exc
+
+
+def make_data_dir(config: Config) -> None:
+    """Make the directory of queue, keys and default database. Raises `ConfigError`."""
+    place = config.core.data_dir
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        reason = f"{str(place)[:200]} cannot be made a directory: {exc.strerror or exc}"
+        raise ConfigError(reason, file=str(config.file or ""), key="core.data_dir") from exc
 
 
 def _endless(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[BaseException | None]]:

@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from postward.config_errors import ConfigErrors, Problem, explain, nearest
+from postward.config_errors import ConfigErrors, Problem, explain, nearest, quoted
 from postward.config_file import find, read
 from postward.names import Domain
 
@@ -41,7 +41,12 @@ __all__ = ["Config", "ConfigErrors", "PluginSettings", "find", "from_dict", "loa
 def _relative_to_file(value: Path, info: ValidationInfo) -> Path:
     """Paths mean the same wherever the program is started."""
     base: Path = (info.context or {}).get("base") or Path.cwd()
-    return Path(os.path.normpath(base / value.expanduser()))
+    if "\0" in str(value):
+        raise ValueError("holds a NUL character")
+    try:
+        return Path(os.path.normpath(base / value.expanduser()))
+    except RuntimeError:
+        raise ValueError(f"starts with {value.parts[0]!r}, and that user has no home directory here") from None
 
 
 def _only_text(value: object) -> object:
@@ -52,6 +57,9 @@ def _only_text(value: object) -> object:
 
 FilePath = Annotated[Path, BeforeValidator(_only_text), AfterValidator(_relative_to_file)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+StrictPort = Annotated[int, Field(strict=True, ge=1, le=65535)]
+# user:password@, host, port, /name, ?options, as SQLAlchemy takes it apart: only the port can break it.
+_POSTGRESQL_REST: Final = re.compile(r"(?:[^:/]*(?::[^@]*)?@)?(?:\[[^/?\]]+\]|[^/:?\[]*)(?::\d{0,5})?(?:/[^?]*)?(?:\?.*)?")
 
 
 def _bind(value: str) -> str:
@@ -67,6 +75,12 @@ def _bind(value: str) -> str:
 Bind = Annotated[str, AfterValidator(_bind)]
 
 
+def _selector(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", value) is None:
+        raise ValueError("should be letters, digits, '.', '_' and '-', at most 63, such as '2026a'")
+    return value
+
+
 class Section(BaseModel):
     """A table of the file: unknown keys are errors, nothing is changed after loading."""
 
@@ -79,6 +93,13 @@ def _hostname() -> Domain:
         return Domain(name)
     except ValueError:
         raise ValueError(f"needs a hostname: this machine's name {name!r} is no domain name") from None
+
+
+def _no_address(name: Domain) -> Domain:
+    """RFC 1123 §2.1: no top-level name is all digits, so a name that ends in a number is an address in a name's place."""
+    if name.is_literal or name.labels[-1].isdecimal():
+        raise ValueError("should be a name such as 'mx1.example.net', not an address")
+    return name
 
 
 def _network(value: object) -> IPv4Network | IPv6Network:
@@ -103,7 +124,7 @@ class CoreConfig(Section):
     written and else to `postward-data` beside the file, `database` to an SQLite file in `data_dir`.
     """
 
-    hostname: Domain
+    hostname: Annotated[Domain, AfterValidator(_no_address)]
     data_dir: FilePath
     database: str = Field(default="", repr=False)
     node: Annotated[str, Field(max_length=255)] = ""
@@ -117,8 +138,12 @@ class CoreConfig(Section):
             return f"sqlite:///{info.data['data_dir']}/results.db" if "data_dir" in info.data else ""
         if colons and scheme == "sqlite":
             path = rest.removeprefix("/")
+            if "?" in path:
+                raise ValueError("takes no options behind a '?'")
             return f"sqlite:///{_relative_to_file(Path(path), info)}" if path and path != ":memory:" else value
         if colons and scheme in ("postgresql", "postgres", "postgresql+psycopg"):
+            if _POSTGRESQL_REST.fullmatch(rest) is None:
+                raise ValueError("should look like 'postgresql://user:password@host:port/name'")
             return f"postgresql+psycopg://{rest}"
         raise ValueError("should start with 'sqlite:///' or 'postgresql://'")
 
@@ -167,7 +192,8 @@ class TlsConfig(Section):
 class NetConfig(Section):
     """For a lab: `port_map` dials another port instead, such as `{ 25 = 20025 }`."""
 
-    port_map: dict[Port, Port] = {}
+    # Keys of a table are text, so only the value can be held to its type.
+    port_map: dict[Port, StrictPort] = {}
 
 
 class DeliveryConfig(Section):
@@ -198,7 +224,7 @@ class DkimConfig(Section):
     """One signing key: `key_file` is PEM."""
 
     domain: Domain
-    selector: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+    selector: Annotated[str, AfterValidator(_selector)]
     key_file: FilePath
 
 
@@ -266,7 +292,7 @@ class Config(Section):
     def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if value.count(name) > 1:
-                raise ValueError(f"names {name!r} twice")
+                raise ValueError(f"names {name[:64]!r} twice")
         return value
 
     def settings_for(self, plugin: str) -> PluginSettings:
@@ -312,7 +338,9 @@ def _misplaced(data: Mapping[str, Any]) -> list[Problem]:
     if not isinstance(enabled, list | tuple) or not isinstance(tables, Mapping):
         return []
     return [
-        Problem(key=f"plugin.{name}", message="is for a plugin that is not enabled", hint=nearest(name, map(str, enabled)))
+        Problem(
+            key=f"plugin.{quoted(name)}", message="is for a plugin that is not enabled", hint=nearest(name, map(str, enabled))
+        )
         for name in tables
         if name not in enabled
     ]

@@ -22,6 +22,10 @@ from tomlkit.exceptions import TOMLKitError
 from postward.errors import ConfigError
 
 _HEADER: Final = re.compile(r"""\s*\[\[?[\w."'\s-]+\]\]?\s*(#.*)?$""")
+# In an array of texts: comments, texts, and what stands between.
+_TOKEN: Final = re.compile(
+    r"""\#[^\n]*|\"{3}(?:\\.|[^\\])*?\"{3,5}|'{3}.*?'{3,5}|"(?:\\.|[^"\\])*"|'[^']*'|[^"'\#]+""", re.DOTALL
+)
 _PLUGINS: Final = re.compile(r"""^[ \t]*(?:plugins|"plugins"|'plugins')[ \t]*=[ \t]*""", re.MULTILINE)
 
 
@@ -31,20 +35,21 @@ def enabled_in(text: str, name: str) -> str:
     Raises `ConfigError` when that cannot be done.
     """
     before = tomllib.loads(text)
-    edited = text if name in before.get("plugin", {}) else _restored(text, name)
-    edited = _with_plugins(edited, [*_names(before), name])
-    return _checked(edited, before, name)
+    names = [*_names(before), name]
+    edited = text if name in _tables(before) else _restored(text, name)
+    return _checked(_with_plugins(edited, names), before, name, names)
 
 
 def disabled_in(text: str, name: str) -> str:
     """The text without `name` in `plugins`, its options commented out. Raises `ConfigError` when that cannot be done."""
     before = tomllib.loads(text)
-    edited = _with_plugins(text, [one for one in _names(before) if one != name])
-    if name in before.get("plugin", {}):
+    names = [one for one in _names(before) if one != name]
+    edited = _with_plugins(text, names)
+    if name in _tables(before):
         edited = _commented(edited, name)
-        if name in _loads(edited).get("plugin", {}):
+        if name in _tables(_loads(edited)):
             raise ConfigError(f"move the options of {name!r} away first; they cannot be commented out", key=f"plugin.{name}")
-    return _checked(edited, before, name)
+    return _checked(edited, before, name, names)
 
 
 def minimal(name: str) -> str:
@@ -57,6 +62,13 @@ def _names(data: dict[str, Any]) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError("should be a list of names", key="plugins")
     return names
+
+
+def _tables(data: dict[str, Any]) -> dict[str, Any]:
+    tables = data.get("plugin", {})
+    if not isinstance(tables, dict):
+        raise ConfigError("should be a table", key="plugin")
+    return tables
 
 
 def _with_plugins(text: str, names: list[str]) -> str:
@@ -76,11 +88,27 @@ def _with_plugins(text: str, names: list[str]) -> str:
     except (TOMLKitError, AttributeError, IndexError, TypeError, ValueError) as exc:
         raise ConfigError(f"cannot be edited: {exc}", key="plugins") from None
     edited: str = array.as_string()
+    if _value_of(edited) != names and names[:-1] == _value_of(written):
+        # Behind a last element without a comma and with a comment, tomlkit sometimes adds to the comment.
+        edited = _behind_the_last(written, names[-1])
     # Only the array is replaced: tomlkit moves tables when it writes a whole document.
     for match in _PLUGINS.finditer(text):
         if text.startswith(written, match.end()):
             return text[: match.end()] + edited + text[match.end() + len(written) :]
     raise ConfigError("cannot be found where it stands; edit it by hand", key="plugins")
+
+
+def _value_of(array: str) -> object:
+    try:
+        return tomllib.loads(f"value = {array}")["value"]
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _behind_the_last(array: str, name: str) -> str:
+    """The text of an array with one more name directly behind its last element, whatever comments follow."""
+    last = [match for match in _TOKEN.finditer(array) if match[0][0] in "\"'"][-1]
+    return f"{array[: last.end()]}, {tomlkit.item(name).as_string()}{array[last.end() :]}"
 
 
 def _lines(text: str) -> list[str]:
@@ -119,18 +147,17 @@ def _loads(text: str) -> dict[str, Any]:
         raise ConfigError(f"cannot be edited without breaking it ({exc}); edit it by hand") from None
 
 
-def _checked(text: str, before: dict[str, Any], name: str) -> str:
+def _checked(text: str, before: dict[str, Any], name: str, names: list[str]) -> str:
     after = _loads(text)
-    if _rest(after, name) != _rest(before, name):
+    if after.get("plugins") != names or _rest(after, name) != _rest(before, name):
         raise ConfigError("cannot be edited without changing something else; edit it by hand")
     return text
 
 
 def _rest(data: dict[str, Any], name: str) -> dict[str, Any]:
     """Everything that an edit for this plugin leaves alone."""
-    tables = {key: value for key, value in data.get("plugin", {}).items() if key != name}
-    names = [one for one in data.get("plugins", []) if one != name]
-    return {**data, "plugin": tables, "plugins": names}
+    tables = {key: value for key, value in _tables(data).items() if key != name}
+    return {**data, "plugin": tables, "plugins": None}
 
 
 def replace_file(file: Path, before: bytes | None, text: str) -> None:
@@ -138,7 +165,10 @@ def replace_file(file: Path, before: bytes | None, text: str) -> None:
 
     Raises `ConfigError` when it cannot be written or was changed meanwhile; then it is as it was.
     """
-    target = file.resolve()
+    try:
+        target = file.resolve()
+    except RuntimeError:  # before Python 3.13
+        raise ConfigError("is a link to itself", file=str(file)) from None
     temporary: Path | None = None
     try:
         handle, path = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,15 @@ from pydantic_core import ErrorDetails
 
 from postward.errors import ConfigError
 
-_TYPES: Final = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "dict": "a table"}
+_TYPES: Final = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number with a point",
+    "bool": "true or false",
+    "dict": "a table",
+}
+_LONGEST_KEY: Final = 64
+_BARE: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{_LONGEST_KEY}}}")
 _EXPECTED: Final = {
     "string_type": "text in quotes",
     "int_type": "a whole number",
@@ -90,8 +100,16 @@ def _problem(detail: ErrorDetails, model: type[BaseModel], prefix: str, also: Se
 def _dotted(prefix: str, path: Sequence[int | str]) -> str:
     text = prefix
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        text += f"[{part}]" if isinstance(part, int) else f".{quoted(part)}" if text else quoted(part)
     return text
+
+
+def quoted(key: str) -> str:
+    """A key as TOML wants it written, on one line and of bounded length."""
+    if _BARE.fullmatch(key):
+        return key
+    shown = json.dumps(key[:_LONGEST_KEY], ensure_ascii=False)
+    return shown if len(key) <= _LONGEST_KEY else f"{shown}…"
 
 
 def _shown(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import tomllib
 from pathlib import Path
@@ -48,6 +49,8 @@ def read(file: Path) -> dict[str, Any]:
 
 def parse(raw: bytes, file: Path) -> dict[str, Any]:
     """The tables of a file's content, unchecked. Raises `ConfigError`."""
+    if raw.startswith(codecs.BOM_UTF8):
+        raise ConfigError("begins with a byte order mark; save it as plain UTF-8", file=str(file))
     try:
         return tomllib.loads(raw.decode())
     except UnicodeDecodeError as exc:
@@ -55,5 +58,8 @@ def parse(raw: bytes, file: Path) -> dict[str, Any]:
         raise ConfigError(f"is not UTF-8 text (at line {line})", file=str(file)) from None
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"is not TOML: {str(exc).splitlines()[0]}", file=str(file)) from None
+    except ValueError:
+        # Python refuses to read more than 4300 digits.
+        raise ConfigError("holds a number that is too long", file=str(file)) from None
     except RecursionError:
         raise ConfigError("is nested too deeply", file=str(file)) from None

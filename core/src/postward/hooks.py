@@ -177,7 +177,7 @@ async def _ask_all(group: Sequence[Implementation], arguments: dict[str, Any]) -
                 if not one.is_async:
                     results[one.plugin] = await _ask(one, arguments)
     except BaseException as exc:  # noqa: BLE001 - a plugin can start tasks in a nursery that it does not own
-        problem, cancelled = _apart(exc)
+        problem, cancelled = apart(exc)
         if cancelled is not None and _being_cancelled():
             if problem is not None:
                 _log_failure(HookFailed("?", group[0].spec.name, describe(problem)))
@@ -223,7 +223,7 @@ async def _ask(one: Implementation, arguments: dict[str, Any], scope: trio.Cance
                 result = await result
     except BaseException as exc:  # noqa: BLE001 - the whole point: nothing that a plugin raises goes on
         result = None
-        error, cancelled = _apart(exc)
+        error, cancelled = apart(exc)
     spent = perf_counter() - started
     if len(task.child_nurseries) > nurseries:
         _abandon(task, nurseries)
@@ -279,7 +279,7 @@ def _close(awaitable: Any) -> str:
     return "a sync hook was answered by an awaitable"
 
 
-def _apart(error: BaseException) -> tuple[BaseException | None, trio.Cancelled | None]:
+def apart(error: BaseException) -> tuple[BaseException | None, trio.Cancelled | None]:
     """The real part of an error, and one `Cancelled` of what else was in it."""
     if isinstance(error, trio.Cancelled):
         return None, error

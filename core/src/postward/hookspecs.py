@@ -129,7 +129,8 @@ def lifespan(core: Core) -> AbstractAsyncContextManager[None] | None:
     """Hold something open for as long as the program runs.
 
     Called: once, after the database is ready, in configuration order; left in reverse order.
-    Return: an async context manager. If it fails: entering stops start-up; leaving is logged.
+    Return: an async context manager; it lives in a task of its own, so a nursery in it is allowed, and has 5 s to leave.
+    If it fails: entering stops start-up; failing later, or in leaving, is logged, and the program goes on without it.
     """
 
 

@@ -69,12 +69,14 @@ class HttpClient(Protocol):
         timeout: float = 60,
         private_addresses: bool = True,
         verify: bool = True,
+        head_only: bool = False,
     ) -> HttpResponse:
         """Make one request to `https://host:port` `target` (path and query).
 
         The certificate must verify for `host` by DNS-ID unless `verify` is False; SNI is `host`. `max_body` is bytes,
         more is an error; `timeout` is seconds for everything. With `private_addresses` False, only addresses reachable in
-        the public internet are dialled. Raises `HttpError`.
+        the public internet are dialled. With `head_only` the status decides, and no body is read: whatever is wrong with it
+        must not undo an acceptance. Raises `HttpError`.
         """
 
 
@@ -102,15 +104,16 @@ class H11Client:
         timeout: float = 60,
         private_addresses: bool = True,
         verify: bool = True,
+        head_only: bool = False,
     ) -> HttpResponse:
         """Make one request; see `HttpClient.request`. Raises `HttpError`."""
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
         wire = _compose(connection, method, host, target, port, headers or {}, body)
         with trio.move_on_after(timeout):
             addresses = await self._addresses(host, private_addresses)
-            stream = await self._open(addresses, host, port, verify)
+            stream = await self._open(addresses, host, port, verify=verify, whole=method == "GET")
             try:
-                return await _exchange(stream, connection, wire, _Limits(max_body, method))
+                return await _exchange(stream, connection, wire, _Limits(max_body, method, head_only))
             finally:
                 await trio.aclose_forcefully(stream)
         raise HttpError("timeout", f"{host} did not answer within {timeout:g} s")
@@ -133,14 +136,14 @@ class H11Client:
                 raise HttpError("refused-address", f"{host} is {refused}, which is not in the public internet")
         return found[:_MAX_ADDRESSES]
 
-    async def _open(self, addresses: list[str], host: Domain, port: int, verify: bool) -> trio.abc.Stream:
+    async def _open(self, addresses: list[str], host: Domain, port: int, *, verify: bool, whole: bool) -> trio.abc.Stream:
         errors: list[HttpError] = []
         for position, address in enumerate(addresses):
             endpoint = Endpoint(host=host, address=address, port=port, purpose="https")
             share = (trio.current_effective_deadline() - trio.current_time()) / (len(addresses) - position)
             with trio.move_on_after(share):
                 try:
-                    return await self._connect(endpoint, verify)
+                    return await self._connect(endpoint, verify=verify, whole=whole)
                 except HttpError as exc:
                     errors.append(exc)
                     continue
@@ -148,7 +151,7 @@ class H11Client:
         # What TLS says is about the host; that one of several addresses is dead is not.
         raise min(errors, key=lambda error: ("tls", "connect", "timeout").index(error.kind))
 
-    async def _connect(self, endpoint: Endpoint, verify: bool) -> trio.abc.Stream:
+    async def _connect(self, endpoint: Endpoint, *, verify: bool, whole: bool) -> trio.abc.Stream:
         # Imported late: whoever only names these types must not pay for OpenSSL.
         from postward import tls
 
@@ -158,7 +161,10 @@ class H11Client:
         except (OSError, trio.BrokenResourceError, PostwardError) as exc:
             raise HttpError("connect", f"{where} cannot be reached: {getattr(exc, 'strerror', None) or exc}") from exc
         try:
-            stream, peer = await tls.client_handshake(transport, endpoint, endpoint.host, alpn=("http/1.1",))
+            # RFC 9112 §9.8: a body that only the connection ends is whole behind close_notify alone; anybody can cut TCP. Of
+            # what is not fetched but sent, the status says enough.
+            shake = tls.client_handshake(transport, endpoint, endpoint.host, alpn=("http/1.1",), abrupt_end=not whole)
+            stream, peer = await shake
             if verify:
                 at = self._clock.now() if self._clock else None
                 verdict = self._trust.verify(peer.chain, endpoint.host, at=at)
@@ -179,6 +185,7 @@ class H11Client:
 class _Limits:
     max_body: int
     method: str
+    head_only: bool
 
     @property
     def wire(self) -> int:
@@ -266,6 +273,8 @@ async def _receive(stream: trio.abc.Stream, connection: h11.Connection, limits: 
             if interim > _MAX_INTERIM:
                 raise HttpError("protocol", f"more than {_MAX_INTERIM} interim responses")
         elif isinstance(event, h11.Response):
+            if limits.head_only:
+                return HttpResponse(status=event.status_code, headers=_first(event), body=b"")
             _check_head(event, limits)
             head = event
         elif isinstance(event, h11.Data):

@@ -27,6 +27,7 @@ IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _PLAIN: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 _MAX_NAME: Final = 253
+_ANY_NAME: Final = re.compile(r"(?!\[)[ -\-/-\[\]-~]{1,63}(?:\.[ -\-/-\[\]-~]{1,63})*")
 _DOT_ATOM: Final = re.compile(r"[^\s\x00-\x20\x7f()<>\[\]:;@\\,.\"]+(?:\.[^\s\x00-\x20\x7f()<>\[\]:;@\\,.\"]+)*")
 _QUOTED: Final = re.compile(r'"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"')
 _MAX_LOCAL: Final = 64
@@ -41,6 +42,17 @@ class Domain(str):
         if type(text) is cls:
             return text
         return super().__new__(cls, _normalise(text))
+
+    @classmethod
+    def to_ask(cls, text: str) -> Self:
+        """A name to ask the DNS about that need not be one of a host or mail domain. Raises `InvalidName`.
+
+        SPF's macros put local parts into names, such as `bounce+1=a.example.com` (RFC 7208 §7).
+        """
+        name = text.removesuffix(".").lower()
+        if len(name) > _MAX_NAME or _ANY_NAME.fullmatch(name) is None:
+            return cls(text)
+        return super().__new__(cls, name)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

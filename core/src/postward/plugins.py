@@ -6,6 +6,7 @@ another one are shown as incompatible. The order of `plugins = [...]` is the ord
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 # Commands of today and words that later ones may want; a plugin's verbs stand below its name.
 _WORDS: Final = """
-check completion config core db deliver help lab metrics plugins postward probe queue quickstart records report reports run
-serve status store version web
+check completion config core db deliver dkim help lab metrics passwd plugins postward probe queue quickstart records report
+reports run serve status store version web
 """
 RESERVED: Final = frozenset(_WORDS.split())
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -104,6 +105,18 @@ def load_class(plugin: Installed) -> type[Any]:
         raise PluginError(plugin.name, f"{plugin.target!r} is {type(found).__name__}, not a class")
     _config_class(plugin.name, found)
     return found
+
+
+def check_made(name: str, kind: type[Any]) -> None:
+    """Whether a class takes what it will be made with, without making it. Raises `PluginError`."""
+    try:
+        signature = inspect.signature(kind)
+    except (TypeError, ValueError):  # without one, only making it will tell
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as exc:
+        raise PluginError(name, f"cannot be made as {kind.__name__}(config, core): {exc}") from None
 
 
 def _config_class(name: str, kind: type[Any]) -> type[BaseModel] | None:
@@ -194,7 +207,7 @@ def _not_installed(config: Config, available: Iterable[Installed], given: Contai
     names = {one.name for one in available if one.compatible}
     known = names | {one.name for one in available}
     return [
-        Problem(key=f"plugins[{index}]", message=f"plugin {name!r} is not installed", hint=nearest(name, names))
+        Problem(key=f"plugins[{index}]", message=f"plugin {name[:64]!r} is not installed", hint=nearest(name, names))
         for index, name in enumerate(config.plugins)
         if name not in known and name not in given
     ]

@@ -7,6 +7,7 @@ line on stderr and never a traceback, unless POSTWARD_DEBUG=1. Commands are impo
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,7 @@ COMMANDS: Final = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and give its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _prepare_streams()
     try:
         from postward.cli.frame import invoke
 
@@ -55,6 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _exit_code(exc)
     return code
+
+
+def _prepare_streams() -> None:
+    """Streams that can be written whatever the caller left of them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Closed by the caller. Left so, the next file or connection would take its number.
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it stays open until the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no name or reply is worth failing over an old locale
 
 
 def _exit_code(error: BaseException) -> int:

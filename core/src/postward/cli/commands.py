@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from postward.cli.output import plugins_print_aside
 from postward.errors import ConfigError, PluginError
 
 if TYPE_CHECKING:
@@ -80,9 +81,10 @@ def plugin_commands(name: str, config_file: str | None, *, log_level: str = "war
 
     configure(log_level)  # plugin code runs before the options are parsed
     app = App(config)
-    app.plugins.load(config, app.core_for)
     commands = PluginVerbs(app, name)
-    outcome: Outcome[None] = app.hooks.collect_one(name, register_commands, commands=commands)
+    with plugins_print_aside():
+        app.plugins.load(config, app.core_for)
+        outcome: Outcome[None] = app.hooks.collect_one(name, register_commands, commands=commands)
     if outcome.error is not None:
         raise outcome.error
     if not commands.names:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from postward.cli.output import emit_json_line, table
+from postward.cli.output import emit_json_line, plugins_print_aside, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,9 +65,11 @@ def _databases(config: Config) -> list[tuple[str, Mapping[str, Schema]]]:
     from postward.store.tables import NODE, RESULTS
 
     app = App(config)
-    app.plugins.load(config, app.core_for)
+    with plugins_print_aside():
+        app.plugins.load(config, app.core_for)
+        brought = app.hooks.collect(hookspecs.register_schema)
     schemas = {"core": RESULTS, "reports": REPORTS}
-    for outcome in app.hooks.collect(hookspecs.register_schema):
+    for outcome in brought:
         if outcome.error is not None:
             raise outcome.error
         if outcome.value is not None:

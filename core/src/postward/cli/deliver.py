@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from postward.cli.output import emit_json_line, is_terminal
+from postward.cli.output import emit_json_line, is_terminal, plugins_print_aside
 from postward.errors import PostwardError
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ def _run(file: Path | None, *, message: Message | None = None, domain: str | Non
             return delivery
 
     if quiet or not is_terminal():
-        return trio.run(work)
+        with plugins_print_aside():
+            return trio.run(work)
     from rich.console import Console
 
     with Console(stderr=True).status("Looking up policies, connecting, delivering …" if message else "Looking …"):

@@ -81,8 +81,8 @@ def generate(
 
 def records(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Print the DNS records of the configured keys, as lines of a zone file; exits 1 when there are no keys."""
-    from postward.app import load_keys
     from postward.config import load
+    from postward.dkim.configured import load_keys
 
     settings = load(config)
     keys = load_keys(settings)

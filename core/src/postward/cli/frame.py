@@ -14,10 +14,10 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from postward.cli import COMMANDS
+from postward.cli import COMMANDS, DEBUG
 from postward.cli.output import is_terminal
 from postward.config_file import find, read
-from postward.errors import ConfigError
+from postward.errors import ConfigError, PluginError, PostwardError
 
 LEVEL_ENVIRONMENT: Final = "POSTWARD_LOG_LEVEL"
 _WITH_VALUE: Final = ("--config", "-c", "--log-level")
@@ -54,10 +54,18 @@ def invoke(arguments: Sequence[str]) -> int:
         return 130
     except Exception as exc:
         if not (hasattr(exc, "show") and hasattr(exc, "exit_code")):
-            raise
+            if name is None or name in COMMANDS or isinstance(exc, PostwardError | OSError | ExceptionGroup):
+                raise
+            raise _failed_verb(name, exc) from exc
         exc.show()  # a usage error: typer says what is wrong and where to find help
         return 2
     return code if isinstance(code, int) else 0
+
+
+def _failed_verb(plugin: str, error: Exception) -> PluginError:
+    from postward.hooks import describe
+
+    return PluginError(plugin, f"its command {describe(error)} (set {DEBUG}=1 to see where)")
 
 
 def command_in(words: Sequence[str]) -> str | None:

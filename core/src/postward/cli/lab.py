@@ -5,12 +5,17 @@ from __future__ import annotations
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 if TYPE_CHECKING:
+    from trio import CancelScope, TaskStatus
+
     from postward.lab.case import Case
+    from postward.lab.run import LabRun
+
+TERMINATED: Final = 143
 
 
 def register(app: typer.Typer) -> None:
@@ -84,8 +89,10 @@ def _run(place: Path, cases: list[Case], without: frozenset[str], *, once: bool,
     console = Console()
 
     async def work() -> int:
-        world = build(place, cases, without=without)
+        done: LabRun | None = None
         async with trio.open_nursery() as nursery:
+            await nursery.start(_until_terminated, nursery.cancel_scope)
+            world = build(place, cases, without=without)
             await nursery.start(world.serve)
             if json:
                 done = await run(world, JsonWatcher())
@@ -99,9 +106,23 @@ def _run(place: Path, cases: list[Case], without: frozenset[str], *, once: bool,
                     show_address(console, world)
                 await _stopped()
             nursery.cancel_scope.cancel()
-        return 0 if done.ok else 1
+        # Without a run it was stopped, by what `_until_terminated` waits for.
+        return TERMINATED if done is None else 0 if done.ok else 1
 
     return trio.run(work)
+
+
+async def _until_terminated(scope: CancelScope, *, task_status: TaskStatus[None]) -> None:
+    """End it so that what it has made in the file system is removed."""
+    import signal
+
+    import trio
+
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        task_status.started()
+        async for _ in signals:
+            scope.cancel()
+            return
 
 
 async def _stopped() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -20,6 +21,11 @@ def emit_json_line(value: Any) -> None:
     """Print one JSON object on a line of its own, at once. Dataclasses become objects, other unknown things their text."""
     sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=not _utf8()) + "\n")
     sys.stdout.flush()
+
+
+def plugins_print_aside() -> AbstractContextManager[object]:
+    """Send to stderr what plugin code prints meanwhile: standard output is for the answer, which scripts read."""
+    return redirect_stdout(sys.stderr)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from postward.cli.output import emit_json_line, is_terminal, table
+from postward.cli.output import emit_json_line, is_terminal, plugins_print_aside, table
 from postward.config_file import find, read
 from postward.errors import ConfigError, PostwardError
 
@@ -36,7 +36,8 @@ def show(
 
     Exits 1 when an enabled plugin cannot be used. Plugins that are not enabled are not imported.
     """
-    rows = _rows(config)
+    with plugins_print_aside():
+        rows = _rows(config)
     if json:
         for row in rows:
             emit_json_line(row)
@@ -54,12 +55,14 @@ def enable(name: Name, config: ConfigOption = None) -> None:
 
     choose(name, installed())
     file = _file_to_edit(config)
-    before = file.read_bytes() if file.exists() else None
-    if before is not None and name in _names(read(file)):
+    exists = file.exists()
+    if exists and name in _names(read(file)):
         typer.echo(f"{name} is already enabled in {file}.")
         return
+    before = file.read_bytes() if exists else None
     text = minimal(name) if before is None else _edit(file, before, name, enabled_in)
-    _check_all(text, file, name)
+    with plugins_print_aside():
+        _check_all(text, file, name)
     replace_file(file, before, text)
     typer.echo(f"Enabled {name} in {file}.")
 
@@ -113,11 +116,12 @@ def _check_all(text: str, file: Path, name: str) -> None:
     from postward.config import from_dict
     from postward.config_file import parse
     from postward.contract import implemented
-    from postward.plugins import prepare
+    from postward.plugins import check_made, prepare
 
     for plugin, (kind, _) in prepare(from_dict(parse(text.encode(), file), file=file)).items():
         if plugin == name:
             implemented(plugin, kind)
+            check_made(plugin, kind)
 
 
 def _rows(config: Path | None) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ handshake, because TLS 1.3 servers report certificate trouble there (RFC 8446 §
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -16,13 +16,11 @@ import trio
 
 from postward import hookspecs
 from postward.delivery.compose import Judged, authenticated, may_proceed, prior_verdict, server_name, without_tls
+from postward.delivery.offer import Offer
 from postward.model import (
     PASSED,
-    Content,
-    DsnRequest,
     Endpoint,
     Failure,
-    Message,
     MxHost,
     ResultType,
     TlsInfo,
@@ -33,6 +31,7 @@ from postward.model import (
 )
 from postward.names import Address, Domain
 from postward.smtp.client import Envelope, Reply, SmtpConnection, SmtpError
+from postward.smtp.client_protocol import too_many_recipients
 from postward.tls import TlsError, classify, client_handshake, late_alert
 
 if TYPE_CHECKING:
@@ -49,28 +48,14 @@ REQUIRETLS_UNMET: Final = "5.7.30"
 _STARTTLS_TROUBLE: Final = {"protocol": "starttls-response-injection", "timeout": "io-timeout-during-starttls"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """What one connection is for: a message and the recipients still open, or only a look (`message` None).
-
-    `requests` are the wishes of RFC 3461 for each recipient, empty for none at all.
-    """
-
-    message: Message | None
-    recipients: tuple[Address, ...]
-    wish: TlsWish
-    content: Content | None = None
-    smtputf8: bool = False
-    requests: Mapping[Address, DsnRequest] = field(default_factory=dict)
-
-
 @dataclass(slots=True, kw_only=True)
 class Session:
     """What one connection came to. `replies` are those of the recipients, None when it did not get that far.
 
     `counted`: TLS was negotiated, refused, missing or broken, so there is a result to report. `tls_broken`: the same
     address may be tried again in clear where that is allowed. `refused`: the server spoke, and said no to the whole session.
-    `connection` is the open connection where it was to be kept and is of further use.
+    `connection` is the open connection where it was to be kept and is of further use. `require_tls`: all that REQUIRETLS
+    demands is there; `requiretls_unmet`: it is not, so the message must not go.
     """
 
     verdicts: Judged = ()
@@ -87,6 +72,7 @@ class Session:
     local_address: str = ""
     bytes_sent: int = 0
     bytes_received: int = 0
+    require_tls: bool = False
     requiretls_unmet: bool = False
     policy_failed: bool = False
     dsn_relayed: bool = False
@@ -155,7 +141,14 @@ class Dialler:
     async def _usable(self, connection: SmtpConnection, endpoint: Endpoint, session: Session, *, use_tls: bool) -> bool:
         if use_tls and not await self._secure(connection, endpoint, session):
             return False
-        return self.offer.wish is not TlsWish.REQUIRE or self._requirement_met(connection, session)
+        if self.offer.wish is not TlsWish.REQUIRE:
+            return True
+        lacking = self._lacking(connection, session)
+        session.require_tls = not lacking
+        if lacking and self.offer.insists:
+            session.error, session.requiretls_unmet = lacking, lacking.startswith("5")
+            return False
+        return True
 
     async def _secure(self, connection: SmtpConnection, endpoint: Endpoint, session: Session) -> bool:
         """STARTTLS, handshake, verdicts, and the first read. False when mail must not go over this connection."""
@@ -197,9 +190,10 @@ class Dialler:
             reason = f"smtp-starttls-reply-code-{reply.code}"
             self._fail_tls(session, Failure(result_type=ResultType.STARTTLS_NOT_SUPPORTED, reason=reason, detail=str(reply)))
             session.error = f"STARTTLS was refused: {reply}"
-            if self.offer.wish is TlsWish.REQUIRE and reply.permanent:
+            if self.offer.insists and reply.permanent:
                 session.requiretls_unmet = True
                 session.error = f"550 {REQUIRETLS_UNMET} REQUIRETLS needs TLS, and STARTTLS was refused: {reply}"
+            await connection.quit()
         return reply
 
     async def _judge(self, peer: TlsPeer) -> Judged:
@@ -252,20 +246,17 @@ class Dialler:
             f" ({failure.detail})" if failure.detail else ""
         )
 
-    def _requirement_met(self, connection: SmtpConnection, session: Session) -> bool:
+    def _lacking(self, connection: SmtpConnection, session: Session) -> str:
+        """What a message with REQUIRETLS misses here, in the form of a reply; "" when it may go (RFC 8689 §4.2.1)."""
         if session.tls is None or not authenticated(session.verdicts, secure_mx=self.secure_mx, pkix=session.pkix):
             if problem := next((policy.problem for policy in self.policies if policy.problem), None):
                 # The policy that would have vouched may be had later.
                 why = problem.reason or problem.result_type.value
-                session.error = f"451 4.7.5 REQUIRETLS needs a server that a policy vouches for, and it could not be had: {why}"
-                return False
-            session.error = f"550 {REQUIRETLS_UNMET} REQUIRETLS needs a server that a policy or DNSSEC vouches for"
-        elif "REQUIRETLS" not in connection.extensions:
-            session.error = f"550 {REQUIRETLS_UNMET} the server does not support REQUIRETLS"
-        else:
-            return True
-        session.requiretls_unmet = True
-        return False
+                return f"451 4.7.5 REQUIRETLS needs a server that a policy vouches for, and it could not be had: {why}"
+            return f"550 {REQUIRETLS_UNMET} REQUIRETLS needs a server that a policy or DNSSEC vouches for"
+        if "REQUIRETLS" not in connection.extensions:
+            return f"550 {REQUIRETLS_UNMET} the server does not support REQUIRETLS"
+        return ""
 
     async def send(self, connection: SmtpConnection, session: Session, offer: Offer) -> None:
         """Offer a message over a connection that may be used, and note the replies. Raises what `SmtpConnection.send` does.
@@ -283,7 +274,7 @@ class Dialler:
             envelope = Envelope(
                 sender=message.sender,
                 recipients=left,
-                require_tls=offer.wish is TlsWish.REQUIRE,
+                require_tls=session.require_tls,
                 smtputf8=offer.smtputf8,
                 eight_bit=content.eight_bit,
                 size=content.size,
@@ -294,7 +285,7 @@ class Dialler:
             said = await connection.send(envelope, content.pieces() if content.whole is None else content.whole)
             replies.update(zip(left, said, strict=True))
             session.replies = tuple(replies[address] for address in offer.recipients)
-            too_many = tuple(address for address, reply in zip(left, said, strict=True) if reply.too_many_recipients)
+            too_many = tuple(address for address, reply in zip(left, said, strict=True) if too_many_recipients(reply))
             left = too_many if any(reply.positive for reply in said) and connection.usable else ()
         refused = [str(reply) for reply in replies.values() if not reply.positive]
         session.error = refused[0] if refused else ""

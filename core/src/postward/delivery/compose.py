@@ -45,12 +45,15 @@ def exclusions(policies: Sequence[TlsPolicy], host: Domain) -> list[tuple[TlsPol
     return [] if may_proceed(known) else known
 
 
-def needs_tls(policies: Sequence[TlsPolicy], wish: TlsWish, *, always: bool) -> bool:
-    """Whether plaintext is out of the question; `always` is the operator's own minimum. `TLS-Required: No` overrules all."""
+def needs_tls(policies: Sequence[TlsPolicy], wish: TlsWish, *, always: bool, insists: bool) -> bool:
+    """Whether plaintext is out of the question. `TLS-Required: No` overrules all.
+
+    `always` is the operator's own minimum; `insists` says that the message must not go without REQUIRETLS.
+    """
     if wish is TlsWish.IGNORE:
         return False
     bound = any(policy.requires_tls for policy in policies if policy.mode is Mode.ENFORCE)
-    return wish is TlsWish.REQUIRE or always or bound
+    return insists or always or bound
 
 
 def server_name(policies: Sequence[TlsPolicy], mx: MxHost) -> Domain:

@@ -8,13 +8,13 @@ a caller keeps serves its next message without any of this.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from postward import hookspecs
-from postward.delivery.attempt import Dialler, Offer, Session, refusal
+from postward.delivery.attempt import Dialler, Session, refusal
 from postward.delivery.compose import (
     NO_POLICY,
     Judged,
@@ -28,7 +28,9 @@ from postward.delivery.compose import (
     without_tls,
 )
 from postward.delivery.keep import Keeper, Kept
-from postward.delivery.route import RouteError, find_route, resolve_host
+from postward.delivery.offer import Offer, offer_of
+from postward.delivery.route import RouteError, find_route, nearer_than, resolve_host
+from postward.delivery.run import Run, not_final
 from postward.errors import StoreError
 from postward.log import correlated, current_cid
 from postward.model import (
@@ -39,15 +41,14 @@ from postward.model import (
     Mode,
     MxHost,
     PolicyResult,
-    RecipientOutcome,
     Scope,
     Security,
     TlsPolicy,
     TlsResult,
     TlsWish,
-    as_content,
     day_of,
 )
+from postward.model.content import as_content
 from postward.names import Address, Domain
 from postward.smtp.client import SmtpError
 
@@ -67,32 +68,12 @@ DOMAINS_AT_ONCE: Final = 10
 DOMAIN_LIMIT: Final = 3600.0
 
 
-@dataclass(slots=True)
-class _Run:
-    """The delivery to one next hop, while it goes on."""
-
-    destination: Destination
-    offer: Offer
-    policies: list[TlsPolicy]
-    attempts: list[ConnectionReport] = field(default_factory=list)
-    decided: dict[Address, RecipientOutcome] = field(default_factory=dict)
-    last_reply: dict[Address, RecipientOutcome] = field(default_factory=dict)
-    last_error: str = ""
-    keeper: Keeper | None = None
-    results: list[TlsResult] | None = None
-    hosts: int = 0
-    unmet: int = 0
-    absent: int = 0
-    refused: int = 0
-
-    @property
-    def open(self) -> tuple[Address, ...]:
-        return tuple(address for address in self.offer.recipients if address not in self.decided)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """Delivers messages, and probes domains. One per program; calls may run side by side."""
+    """Delivers messages, and probes domains. One per program; calls may run side by side.
+
+    `takes_mail`: this program is what answers for `hostname` at port 25, so mail for it would come round in a circle.
+    """
 
     hooks: Hooks
     dns: Resolver
@@ -104,6 +85,7 @@ class Pipeline:
     tls_always: bool
     log: FilteringBoundLogger
     observe: Callable[[ConnectionReport], None]
+    takes_mail: bool = False
 
     async def deliver(self, message: Message) -> Delivery:
         """Deliver to every recipient's next hop and say what came of it. Never raises for the network or a peer.
@@ -147,14 +129,14 @@ class Pipeline:
     ) -> Delivery:
         started = self.clock.now()
         destination = Destination(domain=domain, hosts=())
-        run = _Run(destination=destination, offer=offer, policies=[], keeper=keeper, results=results)
+        run = Run(destination=destination, offer=offer, policies=[], keeper=keeper, results=results)
         if keeper is not None and await self._over_kept(run, keeper, started):
-            return _finish(run, permanent=False, reply="")
+            return run.finish(permanent=False, reply="")
         try:
             run.destination = await self._route(domain)
         except RouteError as exc:
             await self._no_route(run, exc, started)
-            return _finish(run, permanent=exc.permanent, reply=exc.reply)
+            return run.finish(permanent=exc.permanent, reply=exc.reply)
         with trio.move_on_after(DOMAIN_LIMIT):
             run.policies = await self._domain_policies(run.destination)
             for mx in run.destination.hosts:
@@ -163,27 +145,30 @@ class Pipeline:
                     break
         # Only what every host said alike is final; one that could not be reached may think otherwise.
         final = run.hosts > 0 and run.hosts in (run.unmet, run.refused, run.absent)
-        return _finish(run, permanent=final, reply=run.last_error if final else "")
+        return run.finish(permanent=final, reply=run.last_error if final else "")
 
     # --- a connection that was kept ---
 
-    async def _over_kept(self, run: _Run, keeper: Keeper, started: int) -> bool:
+    async def _over_kept(self, run: Run, keeper: Keeper, started: int) -> bool:
         """Use the connection that is kept, if there is one. False when everything is still to be done."""
         kept = await keeper.take(run.destination.domain, run.offer.wish)
         if kept is None:
             return False
-        session = Session(tls=kept.session.tls, helo=kept.session.helo)
-        sent = kept.connection.contents
+        if run.offer.insists and not kept.session.require_tls:
+            # It was made for a bounce, which goes without what this message insists on.
+            await keeper.close()
+            return False
+        session = Session(tls=kept.session.tls, helo=kept.session.helo, require_tls=kept.session.require_tls)
         try:
             await kept.dialler.send(kept.connection, session, run.offer)
         except (SmtpError, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             await keeper.close(str(exc))
             session.error = session.error or str(exc)
-            if session.replies is None and kept.connection.contents == sent:
+            if session.replies is None and not kept.connection.content_begun:
                 # Nothing of this message was offered, so a new connection can do it without sending anything twice.
                 return False
         kept.messages += 1
-        self._settle(run, session, kept.dialler.mx.name)
+        run.settle(session, kept.dialler.mx.name)
         run.attempts.append(
             replace(
                 kept.report,
@@ -225,9 +210,9 @@ class Pipeline:
                 return outcome.value
             if outcome is not None and outcome.on_error == "defer":
                 raise RouteError(f"451 4.3.0 plugin {outcome.plugin} could not route {domain}", permanent=False)
-        return await find_route(domain, self.dns)
+        return nearer_than(self.hostname, await find_route(domain, self.dns), ours=self.takes_mail)
 
-    async def _no_route(self, run: _Run, error: RouteError, started: int) -> None:
+    async def _no_route(self, run: Run, error: RouteError, started: int) -> None:
         domain = run.destination.domain
         policies: tuple[PolicyResult, ...] = ()
         if error.failure is not None:
@@ -251,7 +236,7 @@ class Pipeline:
 
     # --- one host ---
 
-    async def _to_host(self, run: _Run, mx: MxHost) -> None:
+    async def _to_host(self, run: Run, mx: MxHost) -> None:
         run.hosts += 1
         started = self.clock.now()
         try:
@@ -276,14 +261,14 @@ class Pipeline:
             policies=policies,
             mx=mx,
             secure_mx=not run.destination.from_mx or run.destination.security is Security.SECURE,
-            tls_needed=needs_tls(policies, run.offer.wish, always=self.tls_always),
+            tls_needed=needs_tls(policies, run.offer.wish, insists=run.offer.insists, always=self.tls_always),
             offer=replace(run.offer, recipients=run.open),
         )
         for address in mx.addresses:
             if await self._to_address(run, dialler, address):
                 break
 
-    async def _unresolved(self, run: _Run, mx: MxHost, error: RouteError) -> tuple[PolicyResult, ...]:
+    async def _unresolved(self, run: Run, mx: MxHost, error: RouteError) -> tuple[PolicyResult, ...]:
         """A host whose addresses DNSSEC takes away fails under whatever applies: its owner has to learn of it."""
         if error.failure is None:
             return ()
@@ -292,15 +277,15 @@ class Pipeline:
         await self._count(run, results, host=mx.name)
         return results
 
-    async def _excluded(self, run: _Run, mx: MxHost, verdicts: Judged, started: int) -> None:
+    async def _excluded(self, run: Run, mx: MxHost, verdicts: Judged, started: int) -> None:
         """A host that an enforcing policy rules out before dialling: that, too, is a result."""
         results = policy_results(verdicts)
         await self._count(run, results, host=mx.name)
         session = Session(error=refusal(verdicts), policy_failed=True)
-        self._settle(run, session, mx.name)
+        run.settle(session, mx.name)
         self._report(run, mx.name, session, results, address="", started=started)
 
-    async def _to_address(self, run: _Run, dialler: Dialler, address: str) -> bool:
+    async def _to_address(self, run: Run, dialler: Dialler, address: str) -> bool:
         """Try one address, in clear again where TLS broke and that is allowed. Whether the host needs no further address.
 
         It does as long as no server said anything of the mail: each address may be another machine (RFC 5321 §5.1).
@@ -310,20 +295,23 @@ class Pipeline:
             return session.counted or session.refused is not None
         if session.tls_broken and not dialler.tls_needed:
             session, _ = await self._connect(run, dialler, address, instead_of=results)
-        return session.replies is not None or session.refused is not None or session.requiretls_unmet
+        refused = session.refused is not None and session.refused.permanent
+        return session.replies is not None or refused or session.requiretls_unmet
 
     async def _connect(
-        self, run: _Run, dialler: Dialler, address: str, *, instead_of: tuple[PolicyResult, ...] | None = None
+        self, run: Run, dialler: Dialler, address: str, *, instead_of: tuple[PolicyResult, ...] | None = None
     ) -> tuple[Session, tuple[PolicyResult, ...]]:
         """Make one connection and note what came of it; with `instead_of`, in clear, under the verdicts of the one before."""
         with correlated():
             started = self.clock.now()
             keep = run.keeper is not None and run.keeper.empty
             session = await dialler.connect(address, use_tls=instead_of is None, keep=keep)
+            if instead_of is not None and run.offer.wish is not TlsWish.IGNORE:
+                session.replies = tuple(map(not_final, session.replies)) if session.replies else None
             results = policy_results(session.verdicts) if instead_of is None else instead_of
             if session.counted:
                 await self._count(run, results, host=dialler.mx.name, address=address, session=session)
-            self._settle(run, session, dialler.mx.name)
+            run.settle(session, dialler.mx.name)
             report = self._report(run, dialler.mx.name, session, results, address=address, started=started)
             if session.connection is not None and run.keeper is not None:
                 self._keep(run.keeper, dialler, session, report)
@@ -331,27 +319,9 @@ class Pipeline:
 
     # --- results ---
 
-    def _settle(self, run: _Run, session: Session, host: Domain) -> None:
-        """Note what a session decided: a positive or permanent reply ends a recipient, anything else leaves it open."""
-        if session.error:
-            run.last_error = _as_reply(session)
-        run.unmet += session.requiretls_unmet
-        run.refused += session.refused is not None and session.refused.permanent
-        for address, reply in zip(run.open, session.replies or (), strict=False):
-            outcome = RecipientOutcome(
-                address=address,
-                delivered=reply.positive,
-                permanent=reply.permanent,
-                reply=str(reply),
-                host=host,
-                dsn_relayed=session.dsn_relayed,
-            )
-            decided = run.decided if reply.positive or reply.permanent else run.last_reply
-            decided[address] = outcome
-
     async def _count(
         self,
-        run: _Run,
+        run: Run,
         results: tuple[PolicyResult, ...],
         *,
         host: Domain | None,
@@ -387,7 +357,7 @@ class Pipeline:
 
     def _report(
         self,
-        run: _Run,
+        run: Run,
         host: Domain,
         session: Session,
         results: tuple[PolicyResult, ...],
@@ -430,20 +400,6 @@ class Pipeline:
         )
 
 
-def offer_of(message: Message, recipients: tuple[Address, ...]) -> Offer:
-    """What is to be done with a message at one next hop."""
-    content, wish = as_content(message.content), message.dsn
-    requests = dict(zip(message.recipients, wish.requests, strict=True)) if wish and wish.requests else {}
-    return Offer(
-        message=message,
-        recipients=recipients,
-        wish=message.wish,
-        content=content,
-        smtputf8=not content.header.isascii(),
-        requests=requests,
-    )
-
-
 def _issued(outcomes: Sequence[Outcome[TlsPolicy]], domain: Domain, scope: Scope) -> list[TlsPolicy]:
     """What the plugins brought, each under its issuer's name; for a plugin that failed, what must not be skipped."""
     policies: list[TlsPolicy] = []
@@ -453,25 +409,3 @@ def _issued(outcomes: Sequence[Outcome[TlsPolicy]], domain: Domain, scope: Scope
         elif outcome.error is not None and outcome.on_error == "defer":
             policies.append(stand_in(outcome.plugin, domain, str(outcome.error)))
     return policies
-
-
-def _as_reply(session: Session) -> str:
-    """Our own words in the form of a temporary SMTP reply; a server's reply stays as it is."""
-    if session.error[:3].isdigit():
-        return session.error
-    enhanced = "4.7.5" if session.policy_failed or session.tls_broken else "4.4.1"
-    return f"451 {enhanced} {session.error}"
-
-
-def _finish(run: _Run, *, permanent: bool, reply: str) -> Delivery:
-    """Decide what is still open: `reply` for all, or else the last word on each, as a temporary failure."""
-    for address in run.open:
-        last = run.last_reply.get(address)
-        if last is None or reply:
-            said = reply or run.last_error or f"451 4.4.4 no host of {address.domain} could be tried"
-            last = RecipientOutcome(address=address, delivered=False, permanent=permanent, reply=said)
-        run.decided[address] = last
-    return Delivery(
-        recipients=tuple(run.decided[address] for address in run.offer.recipients),
-        attempts=tuple(run.attempts),
-    )

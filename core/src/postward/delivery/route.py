@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import Final
 
+from postward.addresses import names_a_host
 from postward.dns import Answer, Resolver, Status
 from postward.errors import InvalidName, PostwardError
 from postward.model import Destination, Failure, MxHost, ResultType, Security
@@ -57,8 +58,27 @@ async def find_route(domain: Domain, resolver: Resolver) -> Destination:
 
 
 def _literal(domain: Domain) -> Destination:
+    if not names_a_host(str(domain.ip)):
+        raise RouteError(f"550 5.1.2 no host can have the address {domain}", permanent=True)
     host = MxHost(name=domain, preference=-1, addresses=(str(domain.ip),), canonical=domain)
     return Destination(domain=domain, hosts=(host,), canonical=domain, from_mx=False)
+
+
+def nearer_than(us: Domain, destination: Destination, *, ours: bool) -> Destination:
+    """The destination without hosts that are no nearer to it than we are: they would bring mail back (RFC 5321 §5.1).
+
+    Where `us` is its nearest host itself, mail has arrived. If we answer at that name (`ours`) that is a loop, `RouteError`;
+    otherwise another server of this machine does, and nothing is left out.
+    """
+    own = next((host.preference for host in destination.hosts if host.name == us), None)
+    if own is None:
+        return destination
+    nearer = tuple(host for host in destination.hosts if host.preference < own)
+    if nearer:
+        return replace(destination, hosts=nearer)
+    if ours:
+        raise RouteError(f"554 5.4.6 mail for {destination.domain} would come back: {us} is its mail host", permanent=True)
+    return destination
 
 
 def _hosts(domain: Domain, answer: Answer) -> tuple[MxHost, ...]:
@@ -74,7 +94,12 @@ def _hosts(domain: Domain, answer: Answer) -> tuple[MxHost, ...]:
     if exchanges:
         random.shuffle(exchanges)
         exchanges.sort(key=lambda exchange: exchange.preference)
-        return tuple(MxHost(name=each.name, preference=each.preference) for each in exchanges[:MAX_HOSTS])
+        # A host that is listed twice is tried once, in its better place.
+        nearest: dict[Domain, int] = {}
+        for each in exchanges:
+            nearest.setdefault(each.name, each.preference)
+        hosts = [MxHost(name=name, preference=preference) for name, preference in nearest.items()]
+        return tuple(hosts[:MAX_HOSTS])
     if null:
         raise RouteError(f"556 5.1.10 {domain} accepts no mail (null MX)", permanent=True)
     raise RouteError(f"451 4.4.4 no MX record of {domain} names a host", permanent=False)
@@ -96,11 +121,14 @@ async def resolve_host(mx: MxHost, resolver: Resolver) -> MxHost:
             raise _failed(failed, f"addresses of {mx.name}")
         permanent = mx.preference == -1
         raise RouteError(f"{'550 5.1.2' if permanent else '451 4.4.4'} {mx.name} has no address", permanent=permanent)
+    addresses = _interleave(answers)
+    if not addresses:
+        raise RouteError(f"451 4.4.4 {mx.name} has no address that a host can have", permanent=False)
     secure = all(answer.authenticated for answer in found)
     canonical = found[0].canonical
     return replace(
         mx,
-        addresses=_interleave(answers),
+        addresses=addresses,
         security=Security.SECURE if secure else Security.INSECURE,
         canonical=canonical,
         alias_security=await _alias_security(mx.name, resolver, secure=secure) if canonical != mx.name else None,
@@ -123,7 +151,7 @@ async def _alias_security(name: Domain, resolver: Resolver, *, secure: bool) -> 
 
 
 def _interleave(answers: tuple[Answer, Answer]) -> tuple[str, ...]:
-    four, six = ([record.address for record in answer.records] if answer.found else [] for answer in answers)
+    four, six = ([each.address for each in answer.records if names_a_host(each.address)] for answer in answers)
     random.shuffle(four)
     random.shuffle(six)
     paired = [address for pair in zip(six, four, strict=False) for address in pair]
@@ -134,6 +162,6 @@ def _interleave(answers: tuple[Answer, Answer]) -> tuple[str, ...]:
 def _failed(answer: Answer, what: str) -> RouteError:
     trouble = answer.failure
     slug = trouble.slug if trouble else "dns-failure"
-    told = trouble is not None and bool(trouble.ede)
+    told = trouble is not None and trouble.about_dnssec  # other trouble passes, and need not be told (RFC 8460 §4.3.4)
     failure = Failure(result_type=ResultType.DNSSEC_INVALID, reason=slug, detail=trouble.detail if trouble else "")
     return RouteError(f"451 4.4.3 looking up the {what} failed: {slug}", permanent=False, failure=failure if told else None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from postward.model import TlsWish, header_of
+from postward.model import TlsWish
+from postward.model.content import header_of
 
 _FIELD: Final = re.compile(rb"^tls-required[ \t]*:[ \t]*((?:.|\r?\n[ \t])*)", re.IGNORECASE | re.MULTILINE)
 

@@ -31,8 +31,9 @@ class Status(StrEnum):
 class DnsFailure:
     """Why a lookup failed.
 
-    `rcode` is the text of the response code (`SERVFAIL`), or `TIMEOUT`, `NETWORK`, `MALFORMED`, `LOOP`. `ede` are the extended
-    errors (RFC 8914), code and text; the text comes from the network and is not to be trusted. `detail` is one line for people.
+    `rcode` is the text of the response code (`SERVFAIL`), or `TIMEOUT`, `NETWORK`, `MALFORMED`, `LAME`, `LOOP`. `ede` are
+    the extended errors (RFC 8914), code and text; the text comes from the network and is not to be trusted. `detail` is one
+    line for people.
     """
 
     rcode: str

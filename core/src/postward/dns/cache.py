@@ -15,6 +15,9 @@ from postward.dns.answer import Answer, Status
 MAX_FOUND: Final = 3600.0
 MAX_ABSENT: Final = 900.0
 FAILED: Final = 5.0
+MAX_SIZE: Final = 8192
+"""Octets of an answer, about, up to which it is kept: strangers' zones must not fill the memory."""
+_OVERHEAD: Final = 128
 
 Key = tuple[str, str]
 
@@ -24,6 +27,12 @@ def lifetime(answer: Answer) -> float:
     if answer.status is Status.FAILED:
         return FAILED
     return min(float(answer.ttl), MAX_FOUND if answer.found else MAX_ABSENT)
+
+
+def size(answer: Answer) -> int:
+    """About how many octets an answer takes; only the data of TXT and TLSA can be long."""
+    long = (len(getattr(each, "cert", b"")) + sum(map(len, getattr(each, "strings", ()))) for each in answer.records)
+    return sum(long) + _OVERHEAD * len(answer.records)
 
 
 class AnswerCache:
@@ -47,8 +56,8 @@ class AnswerCache:
         return replace(answer, ttl=max(0, answer.ttl - int(age))) if age >= 1 else answer
 
     def put(self, key: Key, answer: Answer, now: float) -> None:
-        """Keep an answer; the least recently used one goes when there is no room."""
-        if self._size < 1 or lifetime(answer) <= 0:
+        """Keep an answer unless it is very large; the least recently used one goes when there is no room."""
+        if self._size < 1 or lifetime(answer) <= 0 or size(answer) > MAX_SIZE:
             return
         self._entries[key] = (now, answer)
         self._entries.move_to_end(key)

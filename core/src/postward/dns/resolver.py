@@ -185,7 +185,7 @@ class SystemResolver:
 
     async def _exchange(self, server: Nameserver, name: dns.name.Name, rdtype: str) -> wire.Reading:
         query = wire.make_query(name, rdtype)
-        dropped = 0
+        dropped, cut = 0, False
 
         def accept(response: bytes) -> bool:
             nonlocal dropped
@@ -196,7 +196,7 @@ class SystemResolver:
         try:
             with trio.fail_after(self._try_timeout):
                 response = await self._transport.datagram(server, query, accept)
-                if wire.is_truncated(response):
+                if cut := wire.is_truncated(response):
                     response = await self._transport.stream(server, query)
                     if not wire.is_answer(query, response) or wire.is_truncated(response):
                         return wire.failed(name, "MALFORMED", f"{server} answered something else over TCP")
@@ -204,6 +204,8 @@ class SystemResolver:
             others = f", {dropped} datagrams answered something else" if dropped else ""
             return wire.failed(name, "TIMEOUT", f"{server} did not answer within {self._try_timeout:g} s{others}")
         except OSError as exc:
+            if cut:  # it was reached, so this is its failure, and nobody else is asked in its place
+                return wire.failed(name, "MALFORMED", f"{server} cut its answer and gave no whole one: {exc.strerror or exc}")
             return wire.failed(name, "NETWORK", f"{server} could not be asked: {exc.strerror or exc}")
         trusted = server.trusted and self.validating is not False
         return wire.read(response, name, rdtype, trusted=trusted, server=str(server))

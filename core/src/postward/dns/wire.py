@@ -133,6 +133,7 @@ class _Message:
     answers: dict[dns.name.Name, _Set] = field(default_factory=dict)
     aliases: dict[dns.name.Name, _Set] = field(default_factory=dict)
     absence: int | None = None
+    referral: bool = False
     errors: tuple[tuple[int, str], ...] = ()
 
 
@@ -171,6 +172,9 @@ def _parse_record(message: _Message, section: int, parser: dns.wire.Parser) -> N
         elif rdclass == dns.rdataclass.IN and section == _AUTHORITY and kind == dns.rdatatype.SOA:
             soa: Any = rdata.read(kind, parser)
             message.absence = min(_ttl(ttl), _ttl(soa.minimum))  # RFC 2308 §5
+        elif rdclass == dns.rdataclass.IN and section == _AUTHORITY and kind == dns.rdatatype.NS:
+            message.referral = True
+            parser.get_remaining()
         else:
             parser.get_remaining()
 
@@ -203,6 +207,9 @@ def _understand(message: _Message, name: dns.name.Name, *, trusted: bool, server
     authenticated = trusted and message.authenticated
     if found:
         return Reading(chain=tuple(chain), records=tuple(found.records), authenticated=authenticated, ttl=min(ttl, found.ttl))
+    if message.referral and not nxdomain and message.absence is None and len(chain) == 1:
+        # RFC 2308 §2.2: where to ask instead, not that there is nothing.
+        return failed(name, "LAME", f"{server} does not answer but refers to other servers, so it is no resolver")
     if len(chain) > 1 and not nxdomain and message.absence is None:
         return Reading(chain=tuple(chain), authenticated=authenticated, ttl=ttl, finished=False)
     # Without the SOA nothing says how long the absence holds, so it is not kept.

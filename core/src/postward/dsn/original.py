@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from postward.delivery.wish import header_of
+from postward.model.content import header_of
 from postward.smtp.content import to_crlf
 
 LIMIT: Final = 100 * 1024

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,6 +18,7 @@ import trio
 
 from postward.names import Address, Domain
 from postward.smtp.server import Envelope, Reply, ServerSettings, Session, serve
+from postward.smtp.whole import Whole
 
 MAX_MESSAGE: Final = 16 * 1024 * 1024
 MAX_KEPT: Final = 2000
@@ -137,7 +138,13 @@ class _Acceptor:
             return None
         return Reply(550, ("no such recipient here",), "5.1.1")
 
-    async def message(self, session: Session, envelope: Envelope, content: bytes) -> Reply | Sequence[Reply]:
+    async def content(self, session: Session, envelope: Envelope) -> Whole:
+        return Whole(session, envelope, self._keep)
+
+    async def authenticate(self, session: Session, user: str, password: str) -> bool:
+        return False
+
+    async def _keep(self, session: Session, envelope: Envelope, content: bytes) -> Reply:
         mail = Mail(
             host=self.host.name,
             helo=session.helo,

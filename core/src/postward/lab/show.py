@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from postward.cli.output import emit_json_line
+from postward.cli.output import emit_json_line, table
 from postward.delivery.shape import attempt_json
 from postward.lab.run import CaseResult, LabRun, Watcher
 
 if TYPE_CHECKING:
     from postward.lab.world import World
+
+_HEADINGS: Final = ("", "case", "what it is", "what came of it")
 
 
 def case_json(result: CaseResult) -> dict[str, Any]:
@@ -72,18 +74,26 @@ class TerminalWatcher(Watcher):
 
 def show_run(console: Console, world: World, done: LabRun) -> None:
     """Print what the run came to: a table of cases, then the reports."""
-    console.print(_cases(done))
-    console.print(_reports(world, done))
+    if console.is_terminal:
+        console.print(_cases(done))
+    else:
+        rows = [(_word(result), result.case.name, result.case.why, _came(result).plain) for result in done.results]
+        table(_HEADINGS, [[cell.replace("\n", " | ") for cell in row] for row in rows])
+    console.print(_reports(world, done), soft_wrap=True)
 
 
 def _cases(done: LabRun) -> Table:
-    table = Table(title="The lab", title_justify="left", header_style="bold")
-    for heading in ("", "case", "what it is", "what came of it"):
-        table.add_column(heading, overflow="fold")
+    shown = Table(title="The lab", title_justify="left", header_style="bold")
+    for heading in _HEADINGS:
+        shown.add_column(heading, overflow="fold")
     for result in done.results:
         mark = Text("✓", "green") if result.ok else Text("✗", "bold red")
-        table.add_row(mark, result.case.name, result.case.why, _came(result))
-    return table
+        shown.add_row(mark, result.case.name, result.case.why, _came(result))
+    return shown
+
+
+def _word(result: CaseResult) -> str:
+    return "ok" if result.ok else "WRONG"
 
 
 def _came(result: CaseResult) -> Text:

@@ -34,6 +34,7 @@ HOSTNAME: Final = Domain("relay.sender.test")
 REPORTS: Final = Domain("reports.test")
 REPORT_ADDRESS: Final = Address("tls", REPORTS)
 COLLECTOR: Final = Domain("collector.reports.test")
+LISTENER: Final = "127.0.0.1:2525"
 _SELECTOR: Final = "lab"
 _OTHER_NAME: Final = "another-host.test"
 
@@ -96,7 +97,7 @@ def build(directory: Path, cases: Sequence[Case], *, without: Collection[str] = 
     """
     missing = tuple(name for name in PLUGINS if name not in installed_plugins() and name not in without)
     hosts = sum(len(case.hosts) for case in cases)
-    ground = claim([WEB, *(host_address(number) for number in range(hosts + 1))])
+    ground = claim([WEB, *(host_address(number) for number in range(hosts + 2))])
     world = World(
         cases=cases,
         without=frozenset({*without, *missing}),
@@ -214,11 +215,25 @@ class _Builder:
 
     def _add_sender(self) -> None:
         key = SigningKey(domain=SENDER, selector=_SELECTOR, key=generate("ed25519"))
-        path = self._world.directory / "dkim.pem"
-        path.touch(mode=0o600)
-        path.write_bytes(private_pem(key.key))
+        self._write("dkim.pem", private_pem(key.key))
         name, value = dns_record(key, ("email", "tlsrpt"))
-        self._world.zones.add(SENDER, f"relay A {DNS}\n{name}. TXT {value}")
+        mx = Domain(f"mx.{SENDER}")
+        host = MailHost(
+            name=mx,
+            domains=frozenset({SENDER}),
+            context=self._issue(Certificate.GOOD, mx).server_context(),
+            mailbox=self._world.mailbox,
+        )
+        records = f"@ MX 10 mx\nmx A {self._start(host)}\nrelay A {DNS}\n{name}. TXT {value}"
+        self._world.zones.add(SENDER, records)
+        relay = self._issue(Certificate.GOOD, HOSTNAME)
+        self._write("relay.pem", relay.chain_pem)
+        self._write("relay-key.pem", relay.key_pem)
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self._world.directory / name
+        path.touch(mode=0o600)
+        path.write_bytes(content)
 
     def _issue(self, kind: Certificate, name: Domain) -> Issued:
         begin = self._now - 60 * DAY
@@ -249,6 +264,14 @@ class _Builder:
             "tls": {"ca_file": str(world.directory / "ca.pem")},
             "net": {"port_map": {"25": world.ground.port, "443": world.ground.port}},
             "reports": {"submitter": str(SENDER), "private_addresses": True},
+            "listen": [
+                {
+                    "kind": "smtp",
+                    "bind": LISTENER,
+                    "cert_file": str(world.directory / "relay.pem"),
+                    "key_file": str(world.directory / "relay-key.pem"),
+                }
+            ],
             "dkim": [{"domain": str(SENDER), "selector": _SELECTOR, "key_file": str(world.directory / "dkim.pem")}],
         }
         if "tlsrpt" in world.plugins:

@@ -45,7 +45,8 @@ class Certificate:
     def _load(self) -> ssl.SSLContext:
         cert_file, key_file = self._files
         try:
-            return server_context(cert_file, key_file)
+            context: ssl.SSLContext = server_context(cert_file, key_file)
+            return context
         except ssl.SSLError as exc:
             reason = exc.reason or "it is no PEM"
             raise ConfigError(f"the certificate cannot be used: {cert_file}: {reason}", key=self._where) from exc

@@ -16,7 +16,8 @@ from postward.dkim import BodyHasher, signing_domain
 from postward.errors import StoreError
 from postward.listen.received import Arrival, complete, count_hops, received_field
 from postward.log import fresh_cid
-from postward.model import MAX_HEADER, TlsWish
+from postward.model import TlsWish
+from postward.model.content import MAX_HEADER
 from postward.names import Address, Domain, IpAddress
 from postward.queue.types import NewMessage, NewRecipient
 from postward.smtp.server import Reply

@@ -7,7 +7,7 @@ A policy is data and a verdict is data; core only composes them. Instants are in
 from __future__ import annotations
 
 from postward.model.advice import DnsRecord, Finding, Schema, Severity, WebRoute
-from postward.model.content import MAX_HEADER, BytesContent, Content, as_content, header_of
+from postward.model.content import BytesContent, Content
 from postward.model.message import (
     AuthResult,
     ConnectionReport,
@@ -46,7 +46,6 @@ from postward.model.tls import (
 from postward.model.window import MICROSECONDS, Window, day_of
 
 __all__ = [
-    "MAX_HEADER",
     "MICROSECONDS",
     "PASSED",
     "AuthResult",
@@ -91,7 +90,5 @@ __all__ = [
     "Verdict",
     "WebRoute",
     "Window",
-    "as_content",
     "day_of",
-    "header_of",
 ]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final, Literal
 from postward.dkim import signing_domain
 from postward.dsn import Action, Notice, Recipient, build, status_of
 from postward.log import fresh_cid
-from postward.model import DsnRequest, DsnWish, TlsWish, header_of
+from postward.model import DsnRequest, DsnWish, TlsWish
+from postward.model.content import header_of
 from postward.names import Address, Domain
 from postward.queue.outcome import Outcome, Told
 from postward.queue.types import BounceMail, Job, NewMessage, NewRecipient, QueuedMessage

@@ -19,7 +19,7 @@ from typing import Final, TypeVar, TypeVarTuple
 import trio
 
 from postward.errors import StoreError
-from postward.model import header_of
+from postward.model.content import header_of
 from postward.queue.types import INLINE_BYTES
 
 T = TypeVar("T")

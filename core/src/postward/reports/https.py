@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from postward.reports.targets import WebTarget
 
 _TIMEOUT: Final = 120.0
-_MAX_ANSWER: Final = 1 << 20
 _TRY_AGAIN: Final = frozenset({408, 421, 425, 429})
 
 
@@ -44,10 +43,10 @@ async def _post(report: Report, target: WebTarget, http: HttpClient, private_add
         port=target.port,
         headers={"content-type": report.media_type},
         body=report.content,
-        max_body=_MAX_ANSWER,
         timeout=_TIMEOUT,
         private_addresses=private_addresses,
         verify=verify,
+        head_only=True,
     )
 
 

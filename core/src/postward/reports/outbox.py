@@ -242,7 +242,7 @@ def _settle(connection: Connection, claimed: Claimed, delivered: Delivered, now:
         return None
     if row.lease_by != claimed.token and not delivered.accepted:
         return None
-    detail = delivered.detail[:1000]
+    detail = _storable(delivered.detail)
     state, next_try = State.PENDING, 0
     if delivered.accepted:
         state = State.DELIVERED
@@ -260,6 +260,11 @@ def _settle(connection: Connection, claimed: Claimed, delivered: Delivered, now:
         _suppress_bounce(connection, claimed.target.uri, detail, now)
     outcome = ReportOutcome(target=claimed.target, state=state.value, attempts=row.attempts, detail=detail)
     return Ended(report=claimed.report, outcome=outcome, cid=claimed.cid)
+
+
+def _storable(text: str) -> str:
+    """What a plugin or a peer said, in characters that every database takes."""
+    return "".join(char if char.isprintable() else " " for char in text[:1000])
 
 
 def _suppress_bounce(connection: Connection, uri: str, detail: str, now: int) -> None:

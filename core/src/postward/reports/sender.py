@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 AT_ONCE: Final = 8
 _LOOK_AGAIN: Final = 60 * MICROSECONDS
 _AFTER_TROUBLE: Final = 10.0
+# As long as a database server takes to restart, seconds.
+_SETTLE_AGAIN: Final = (1.0, 4.0, 15.0, 40.0, 60.0)
 
 
 @dataclass(slots=True)
@@ -119,13 +121,31 @@ class Sender:
         log = self._log.bind(cid=claimed.cid, report_id=claimed.report.report_id, target=claimed.target.uri)
         # Longer than the lease would mean that another node sends beside us.
         with trio.move_on_after(LEASE / MICROSECONDS * 0.9):
-            delivered = await self._deliver(claimed)
-            ended = await self._outbox.settle(claimed, delivered, self._clock.now())
+            try:
+                delivered = await self._deliver(claimed)
+            except Exception as exc:  # noqa: BLE001 - it must not end the attempts beside it, which may have been accepted
+                log.error("report-attempt-failed", error=repr(exc))
+                delivered = Delivered(accepted=False, detail=f"{type(exc).__name__} while sending")
+            ended = await self._settle(claimed, delivered, log)
             if ended is None and not delivered.accepted:
                 log.info("report-later", attempt=claimed.attempts, detail=delivered.detail)
             return ended
         log.warning("report-attempt-too-long", attempt=claimed.attempts)
         return None
+
+    async def _settle(self, claimed: Claimed, delivered: Delivered, log: FilteringBoundLogger) -> Ended | None:
+        """Store how an attempt ended, also while the program is ending or the database is away for a moment.
+
+        What is sent and not stored would be sent again.
+        """
+        for pause in _SETTLE_AGAIN:
+            try:
+                with trio.CancelScope(shield=True):
+                    return await self._outbox.settle(claimed, delivered, self._clock.now())
+            except StoreError as exc:
+                log.warning("report-not-settled", accepted=delivered.accepted, error=str(exc), again_in=pause)
+            await trio.sleep(pause)
+        return await self._outbox.settle(claimed, delivered, self._clock.now())
 
     async def _deliver(self, claimed: Claimed) -> Delivered:
         report, target = claimed.report, claimed.target

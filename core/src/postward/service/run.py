@@ -9,7 +9,8 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -39,29 +40,43 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-async def run_service(config: Config, place: Place | None = None, app: App | None = None) -> None:
-    """Run until told to stop. `place` is that of a worker; `app` one that is made already, such as the lab's.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A service that takes mail: the program, its mail side, and the sockets of its listeners."""
 
-    Raises `PostwardError` for what makes it impossible to start.
-    """
-    log: FilteringBoundLogger = structlog.get_logger("postward")
+    app: App
+    mail: MailService
+    sockets: Sequence[socket.socket]
+
+
+@asynccontextmanager
+async def running(config: Config, place: Place | None = None) -> AsyncIterator[Running]:
+    """Run the service for a block, and let it finish what it has begun behind it. Raises `PostwardError` at the start."""
     raise_file_limit()
     first = place is None or place.index == 0
-    with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with ExitStack() as stack:
         sockets = _sockets(config, stack, own=place is None)
-        app = app or App(config, service=first, emit=first, shards=shards_of(place))
-        async with app:
+        async with App(config, service=first, emit=first, shards=shards_of(place)) as app:
             await app.queue.clean()
             mail = MailService(app, sockets, place)
             async with trio.open_nursery() as nursery:
                 await nursery.start(mail.run)
-                nursery.start_soon(keep_alive)
-                if place is not None:
-                    nursery.start_soon(_until_orphaned, place, log)
-                _announce(config, place, log)
-                await _until_stopped(signals, mail, log)
+                yield Running(app=app, mail=mail, sockets=sockets)
                 await mail.stop()
                 nursery.cancel_scope.cancel()
+
+
+async def run_service(config: Config, place: Place | None = None) -> None:
+    """Run until told to stop. `place` is that of a worker. Raises `PostwardError` for what makes it impossible to start."""
+    log: FilteringBoundLogger = structlog.get_logger("postward")
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with running(config, place) as service, trio.open_nursery() as nursery:
+            nursery.start_soon(keep_alive)
+            if place is not None:
+                nursery.start_soon(_until_orphaned, place, log)
+            _announce(config, place, log)
+            await _until_stopped(signals, service.mail, log)
+            nursery.cancel_scope.cancel()
     log.info("stopped")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -47,7 +47,8 @@ class SmtpConnection:
 
     Every method but `quit` and `aclose` raises `SmtpError` when the dialogue cannot go on; the connection is of no use then. A
     refusal is no error but a `Reply`, and so is 421 in answer to a command: it decides what was still open, and the next
-    command raises. `contents` counts how often a message was begun.
+    command raises. But a used connection that the server closes with 421 in place of answering MAIL is `lost`: that says
+    nothing about the message, which may go over a new connection at once.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class SmtpConnection:
         self.stream = stream
         self.bytes_sent = 0
         self.bytes_received = 0
-        self.contents = 0
+        self.content_begun = False
         self._timeouts = timeouts or Timeouts()
         self._protocol = ClientProtocol(limits, lmtp=lmtp)
         self._broken = ""
@@ -75,6 +76,11 @@ class SmtpConnection:
             Step.CONTENT: limit.data_end,
             Step.QUIT: limit.quit,
         }
+
+    @property
+    def reused(self) -> bool:
+        """Whether the server has answered a MAIL here, so that a `lost` connection may be but an old one."""
+        return self._protocol.reused
 
     @property
     def extensions(self) -> Mapping[str, str]:
@@ -123,8 +129,13 @@ class SmtpConnection:
 
         The content goes out as it is but for its dots, with a CRLF at its end; it must have CRLF lines (`to_crlf`). What the
         server cannot take by its own word (RFC 1870, 6152, 6531) is refused here without being sent. After an `SmtpError`
-        no recipient counts as delivered, and the message is to be tried again.
+        no recipient counts as delivered, and the message is to be tried again; `content_begun` says whether any of it went out,
+        without which it cannot come twice. The requests of RFC 3461 go to a server with `DSN` among its `extensions`; from
+        another one nobody will hear, so who asked for success is to be told here (RFC 3461 §5.2.2).
+
+        Streamed content is as long and as 8-bit as the envelope says. When it cannot be read to its end the kind is `content`.
         """
+        self.content_begun = False
         with self._guard(self._timeouts.total):
             if not isinstance(content, bytes):
                 transaction = Transaction(self._protocol, envelope, size=envelope.size, eight_bit=envelope.eight_bit)
@@ -165,8 +176,8 @@ class SmtpConnection:
             await self._say(flight)
             await self._take_replies(transaction)
         if transaction.wants_content:
-            self.contents += 1
-            if not transaction.begin_content():
+            self.content_begun = transaction.begin_content()
+            if not self.content_begun:
                 await self._write(b".\r\n")
             elif isinstance(content, bytes) and len(content) <= _BLOCK:
                 stuffer = DotStuffer()
@@ -221,11 +232,20 @@ class SmtpConnection:
             if isinstance(content, bytes):
                 await self._write_blocks(stuffer, content)
             else:
-                async for piece in content:
-                    await self._write_blocks(stuffer, piece)
+                await self._write_pieces(stuffer, content)
             await self._write(stuffer.finish())
         except ValueError as exc:
             raise SmtpError("protocol", f"the content has {exc}") from exc
+
+    async def _write_pieces(self, stuffer: DotStuffer, content: AsyncIterable[bytes]) -> None:
+        pieces = aiter(content)
+        try:
+            # Not `async for`, which would take the reader's errors for those of the connection.
+            while (piece := await _next_piece(pieces)) is not None:
+                await self._write_blocks(stuffer, piece)
+        finally:
+            if isinstance(pieces, AsyncGenerator):
+                await pieces.aclose()
 
     async def _write_blocks(self, stuffer: DotStuffer, piece: bytes) -> None:
         for at in range(0, len(piece), _BLOCK):
@@ -303,3 +323,10 @@ class SmtpConnection:
 
     def _while(self) -> str:
         return f", awaited the reply to {self._protocol.next_step.value}" if self._protocol.expecting else ""
+
+
+async def _next_piece(pieces: AsyncIterator[bytes]) -> bytes | None:
+    try:
+        return await anext(pieces, None)
+    except Exception as exc:
+        raise SmtpError("content", f"the content cannot be read: {exc}") from exc

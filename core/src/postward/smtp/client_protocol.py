@@ -14,12 +14,14 @@ from typing import Final
 
 from postward.smtp.envelope import Envelope
 from postward.smtp.reply import Limits, Reply, ReplyParser, SmtpError
+from postward.smtp.syntax import dsn_value_is_good
 
 # Commands and replies in flight must fit the buffers between the two sides, or both could wait for ever (RFC 2920 §3.1).
 _FLIGHT: Final = 100
 _MAX_NAME: Final = 255
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _SERVICE_CLOSING: Final = 421
+_TOO_MANY: Final = 452
 _NO_ROOM_OR_TOO_MANY: Final = 552
 
 
@@ -48,6 +50,7 @@ class ClientProtocol:
         self.remote_name = ""
         self.secure = False
         self.dirty = False
+        self.reused = False
         self.closed = ""
 
     @property
@@ -153,6 +156,11 @@ def parse_extensions(lines: Iterable[str]) -> dict[str, str]:
     return extensions
 
 
+def too_many_recipients(reply: Reply) -> bool:
+    """Whether a reply to RCPT leaves a recipient for another transaction (RFC 5321 §4.5.3.1.10)."""
+    return reply.code == _TOO_MANY and reply.enhanced in (None, "4.5.3")
+
+
 def _first_word(reply: Reply) -> str:
     words = reply.lines[0].split(maxsplit=1) if reply.lines else []
     return words[0][:_MAX_NAME] if words else ""
@@ -214,8 +222,10 @@ class Transaction:
         offered = "SMTPUTF8" in self._protocol.extensions
         utf8 = envelope.smtputf8 or (envelope.sender is not None and not envelope.sender.is_ascii)
         for index, recipient in enumerate(envelope.recipients):
+            utf8_here = utf8 or (offered and not recipient.is_ascii)
+            words = [f"RCPT TO:<{recipient}>", *self._dsn_of_recipient(envelope, index, utf8=utf8_here)]
             try:
-                self._rcpt.append(command_line(f"RCPT TO:<{recipient}>"))
+                self._rcpt.append(command_line(" ".join(words)))
             except ValueError:
                 self._rcpt.append(b"")
                 self._replies[index] = Reply(553, ("the address has a control in it",), "5.1.3")
@@ -237,7 +247,18 @@ class Transaction:
             words.append("SMTPUTF8")
         if envelope.require_tls:
             words.append("REQUIRETLS")
+        if "DSN" in self._protocol.extensions:
+            words += _good_parameters(RET=envelope.ret, ENVID=envelope.envid)
         return command_line(" ".join(words))
+
+    def _dsn_of_recipient(self, envelope: Envelope, index: int, *, utf8: bool) -> list[str]:
+        """The parameters of RFC 3461 §4 for one recipient, where the server knows them."""
+        if not envelope.dsn or "DSN" not in self._protocol.extensions:
+            return []
+        request = envelope.dsn[index]
+        # RFC 6533 §3: UTF-8 as it is needs SMTPUTF8, and is not worth asking for it.
+        orcpt = request.orcpt if utf8 or request.orcpt.isascii() else ""
+        return _good_parameters(NOTIFY=",".join(request.notify), ORCPT=orcpt)
 
     def _plan(self) -> None:
         if self._protocol.dirty:
@@ -268,10 +289,16 @@ class Transaction:
         return b"DATA\r\n" if step is Step.DATA else b"RSET\r\n"
 
     def take(self, step: Step, reply: Reply) -> None:
-        """Take the reply to a command of this transaction, or to its content."""
+        """Take the reply to a command of this transaction, or to its content.
+
+        Raises `SmtpError` of kind `lost` for a server that closed a used session before it heard of this message.
+        """
+        if self._protocol.closed and self._protocol.reused and step in (Step.RESET, Step.MAIL):
+            raise SmtpError("lost", f"the server closed the session: {reply}")
         if step is Step.RCPT:
             self._take_rcpt(reply)
         elif step is Step.MAIL:
+            self._protocol.reused = True
             self._mail_accepted = self._protocol.dirty = reply.positive
             if not reply.positive:
                 self._give_up(reply)
@@ -295,8 +322,17 @@ class Transaction:
             return
         if reply.code == _NO_ROOM_OR_TOO_MANY and reply.enhanced in (None, "5.5.3") and self._accepted:
             # RFC 5321 §4.5.3.1.10: that is "too many recipients", and the rest may follow later.
-            reply = Reply(452, reply.lines, "4.5.3")
+            reply = Reply(_TOO_MANY, reply.lines, "4.5.3")
         self._replies[index] = reply
+        if self._accepted and too_many_recipients(reply):
+            self._leave_the_rest(reply)
+
+    def _leave_the_rest(self, reply: Reply) -> None:
+        """Ask for no further recipient: a server counts what goes beyond its limit as errors, and hangs up over many."""
+        for step, index in self._commands:
+            if step is Step.RCPT:
+                self._replies[index] = reply
+        self._commands = deque(command for command in self._commands if command[0] is not Step.RCPT)
 
     def _take_data(self, reply: Reply) -> None:
         if reply.intermediate:
@@ -334,6 +370,11 @@ class Transaction:
         """The deciding reply of each recipient, in their order."""
         undecided = Reply(451, ("the server did not decide",), "4.5.0")
         return tuple(reply or undecided for reply in self._replies)
+
+
+def _good_parameters(**parameters: str) -> list[str]:
+    """Those that have a value, and a good one: what came from elsewhere must not make a command into another."""
+    return [f"{keyword}={value}" for keyword, value in parameters.items() if value and dsn_value_is_good(keyword, value)]
 
 
 def _size_limit(extensions: Mapping[str, str]) -> int:

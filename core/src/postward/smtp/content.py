@@ -10,6 +10,7 @@ import re
 from typing import Final
 
 CRLF: Final = b"\r\n"
+_DATA_END: Final = b"\r\n.\r\n"
 _END: Final = re.compile(rb"\r*\n|\r+")
 
 
@@ -21,6 +22,8 @@ def to_crlf(content: bytes) -> bytes:
     """
     if has_proper_lines(content):
         return content
+    if b"\r" not in content:  # what most files are; by pieces it would take three times the memory
+        return content.replace(b"\n", CRLF)
     return _END.sub(lambda match: CRLF if match[0].endswith(b"\n") else b" ", content)
 
 
@@ -66,7 +69,28 @@ class DotStuffer:
             raise ValueError("a CR without LF")
 
 
-def unstuff(content: bytes) -> bytes:
-    """Take the dots away that the client put in; the content stands before its final `.` CRLF (RFC 5321 §4.5.2)."""
-    unstuffed = content.replace(b"\r\n.", CRLF)
-    return unstuffed[1:] if content.startswith(b".") else unstuffed
+class DotReader:
+    """Takes content off the wire, piece by piece: finds its true end, and takes away the dots that the client put in."""
+
+    def __init__(self) -> None:
+        # As if a line had ended before the first one, so that a dot there is found as any other.
+        self._held = CRLF
+        self._extra = len(CRLF)
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """The next piece of content, and what stands behind its end; None there while the end has not come.
+
+        A piece never ends within a CRLF, and at most 4 octets are held back.
+        """
+        data = self._held + data
+        end = data.find(_DATA_END)
+        if end >= 0:
+            raw, rest = data[: end + len(CRLF)], data[end + len(_DATA_END) :]
+        else:
+            held = next(size for size in range(len(_DATA_END) - 1, -1, -1) if data.endswith(_DATA_END[:size]))
+            raw, rest = data[: len(data) - held], None
+            self._held = data[len(raw) :]
+        piece = raw.replace(b"\r\n.", CRLF)
+        if self._extra and piece:
+            piece, self._extra = piece[self._extra :], 0
+        return piece, rest

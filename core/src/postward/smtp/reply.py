@@ -23,8 +23,8 @@ _UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 class SmtpError(PostwardError):
     """A dialogue that cannot go on. The connection is of no more use, and nothing that was not answered was delivered.
 
-    `kind` is `timeout`, `lost` (closed or reset by the peer), `protocol` (the peer left the protocol) or `too-long` (a limit
-    of ours); `__cause__` keeps the transport's error.
+    `kind` is `timeout`, `lost` (closed or reset by the peer), `protocol` (the peer left the protocol), `too-long` (a limit of
+    ours) or `content` (what was to be sent could not be read); `__cause__` keeps the transport's error.
     """
 
     def __init__(self, kind: str, detail: str) -> None:
@@ -74,6 +74,11 @@ class Reply:
         """Whether, of a recipient, it says that this one may come in another transaction (RFC 5321 §4.5.3.1.10)."""
         return self.code == 452 and self.enhanced in (None, "4.5.3")
 
+    @property
+    def status(self) -> str:
+        """The status code for a report (RFC 3463): the enhanced code, else the class alone, such as `5.0.0`."""
+        return self.enhanced or f"{self.code // 100}.0.0"
+
     def __str__(self) -> str:
         text = " ".join([str(self.code), *([self.enhanced] if self.enhanced else []), *filter(None, self.lines)])
         return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"
@@ -85,6 +90,14 @@ class Reply:
         last = len(texts) - 1
         rows = [f"{self.code}{' ' if index == last else '-'}{prefix}{text}" for index, text in enumerate(texts)]
         return "".join(f"{row.rstrip()}\r\n" for row in rows).encode("ascii", "backslashreplace")
+
+
+class Refusal(Exception):
+    """Raised where a server decides about mail, in a handler or a sink, to refuse it with `reply`."""
+
+    def __init__(self, code: int, enhanced: str, text: str) -> None:
+        super().__init__(text)
+        self.reply = Reply(code, (text,), enhanced)
 
 
 def visible(text: str) -> str:

@@ -20,7 +20,8 @@ _PATH: Final = re.compile(
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 _VALUE: Final = re.compile(r"[^\x00-\x20=\x7f]+")
 _XTEXT: Final = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
-_ORCPT: Final = re.compile(r"[A-Za-z0-9-]+;[!-<>-~]+")
+# RFC 6533 §3: an address of type utf-8 may stand as it is where SMTPUTF8 is in use.
+_ORCPT: Final = re.compile(r"[A-Za-z0-9-]+;[!-<>-~]+|(?i:utf-8);[!-<>-~\x80-\U0010ffff]+")
 _NOTIFY: Final = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 MAX_PARAMETERS: Final = 20
 
@@ -62,12 +63,17 @@ def parse_parameters(text: str) -> dict[str, str]:
     return parameters
 
 
+def is_xtext(value: str) -> bool:
+    """Whether the value is text with its odd characters as `+` and two digits (RFC 3461 §4)."""
+    return _XTEXT.fullmatch(value) is not None
+
+
 def dsn_value_is_good(keyword: str, value: str) -> bool:
-    """Whether the value of RET, ENVID, NOTIFY or ORCPT is one (RFC 3461 §4.1-4.4)."""
+    """Whether the value of RET, ENVID, NOTIFY or ORCPT is one (RFC 3461 §4.1-4.4, RFC 6533 §3)."""
     if keyword == "RET":
         return value.upper() in ("FULL", "HDRS")
     if keyword == "ENVID":
-        return 0 < len(value) <= 100 and _XTEXT.fullmatch(value) is not None
+        return 0 < len(value) <= 100 and is_xtext(value)
     if keyword == "ORCPT":
         return len(value) <= 500 and _ORCPT.fullmatch(value) is not None
     words = value.upper().split(",")

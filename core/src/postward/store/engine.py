@@ -102,7 +102,7 @@ def migration_engine(url: str) -> Engine:
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError as exc:
+    except (ArgumentError, ValueError) as exc:  # a port that is no number is a bare ValueError of SQLAlchemy's
         raise StoreError("the database URL cannot be read: it must be like sqlite:////path or postgresql+psycopg://…") from exc
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise StoreError(f"databases of kind {parsed.get_backend_name()!r} are not supported: use sqlite or postgresql+psycopg")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from postward.model import Endpoint
     from postward.names import Domain
 
+CIPHERS: Final = "DEFAULT:!PSK:!SRP:@SECLEVEL=2"
 FLUSH_LIMIT: Final = 2.0
 LATE_LIMIT: Final = 0.25
 _MAX_LATE_BYTES: Final = 64 * 1024
@@ -38,6 +39,9 @@ def client_context(alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Python leaves out what RFC 9325 §4.2 only advises against, among it the one suite that all of TLS 1.2 has (RFC 5246 §9).
+    # For an old server that would mean no mail, or mail in clear; who has something better still gets that.
+    context.set_ciphers(CIPHERS)
     if alpn:
         context.set_alpn_protocols(alpn)
     return context
@@ -53,18 +57,24 @@ def server_context(cert_file: Path, key_file: Path) -> ssl.SSLContext:
 
 
 async def client_handshake(
-    transport: trio.abc.Stream, endpoint: Endpoint, server_name: Domain, *, alpn: Sequence[str] = ()
+    transport: trio.abc.Stream,
+    endpoint: Endpoint,
+    server_name: Domain,
+    *,
+    alpn: Sequence[str] = (),
+    abrupt_end: bool = True,
 ) -> tuple[trio.SSLStream[trio.abc.Stream], TlsPeer]:
     """Shake hands as a client, without verifying; SNI is `server_name` unless that is an address literal.
 
-    The caller bounds the time, and closes the transport when this fails. Raises `TlsError`.
+    With `abrupt_end` a peer that closes without close_notify is at its end, otherwise the connection is broken. The caller
+    bounds the time, and closes the transport when this fails. Raises `TlsError`.
     """
     # Mail servers close without close_notify, and SMTP delimits itself; without this, every QUIT would end in an error.
     stream = trio.SSLStream(
         transport,
         client_context(tuple(alpn)),
         server_hostname=None if server_name.is_literal else str(server_name),
-        https_compatible=True,
+        https_compatible=abrupt_end,
     )
     await _shake(stream)
     cipher = stream.cipher()

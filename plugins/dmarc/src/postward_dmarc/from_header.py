@@ -65,22 +65,30 @@ def _unique(fields: list[str]) -> tuple[Domain, ...]:
 
 def _domains(text: str) -> tuple[Domain, ...]:
     found: dict[Domain, None] = {}
+    plain_text = False
     for count, mailbox in enumerate(_mailboxes(text)):
         if count >= _MAX_ADDRESSES:
             raise ValueError("From holds too many addresses")
-        _, at, domain = mailbox.rpartition("@")
+        local, at, domain = mailbox.rpartition("@")
         if not at:
+            # Names like `Doe, John <…>` that nobody quoted.
+            plain_text = True
+            continue
+        if "@" in local or "\0" in mailbox:
+            # Whose address that is depends on the program that reads it.
             raise ValueError("From holds something that is no address")
         try:
             found[Domain("".join(domain.split()))] = None
         except InvalidName:
             raise ValueError("From holds an address without a good domain") from None
+    if plain_text and not found:
+        raise ValueError("From holds something that is no address")
     return tuple(found)
 
 
 def _mailboxes(text: str) -> Iterator[str]:
     """The addr-specs of an address list, without comments; quoted strings stay whole but for their quotes."""
-    plain, angle = "", None
+    plain, angle, behind = "", None, False
     for kind, token in _tokens(text):
         if kind == "quoted":
             if angle is None:
@@ -91,21 +99,26 @@ def _mailboxes(text: str) -> Iterator[str]:
             angle = ""
         elif token == ">" and angle is not None:
             yield angle.rpartition(":")[2] if angle.startswith("@") else angle
-            angle, plain = None, "\0"
+            angle, plain, behind = None, "", True
         elif angle is not None:
             angle += token
         elif token in ",;":
-            if plain.strip() and not plain.startswith("\0"):
+            if _is_mailbox(plain, behind=behind):
                 yield plain
-            plain = ""
+            plain, behind = "", False
         elif token == ":":
             plain = ""
         else:
             plain += token
     if angle is not None:
         yield angle
-    elif plain.strip() and not plain.startswith("\0"):
+    elif _is_mailbox(plain, behind=behind):
         yield plain
+
+
+def _is_mailbox(plain: str, *, behind: bool) -> bool:
+    """Whether text outside of brackets counts. Behind them it does when a reader might take it for the address."""
+    return "@" in plain if behind else bool(plain.strip())
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:

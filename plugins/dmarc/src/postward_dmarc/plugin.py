@@ -95,7 +95,10 @@ class Dmarc:
         who = authors(message.content)
         sender, signatures = _identifiers(results)
         if who.single is None:
-            return Evaluation(author=None, result="permerror", reason=who.problem, spf=sender, dkim=signatures)
+            # No author to protect can be named, and that is what a forger would want.
+            return Evaluation(
+                author=None, result="permerror", reason=who.problem, disposition="quarantine", spf=sender, dkim=signatures
+            )
         asker = evaluate(who.single, sender, signatures, reject=self._config.reject)
         ask: Ask = remembering(self._core.dns)
         with trio.move_on_after(EVALUATE_WITHIN):
@@ -107,12 +110,9 @@ class Dmarc:
         if evaluation.disposition == "reject":
             return Disposition.REJECT, f"DMARC policy of {domain}", f"550 5.7.1 rejected by the DMARC policy of {domain}"
         if evaluation.disposition == "quarantine":
-            return Disposition.QUARANTINE, f"DMARC policy of {domain}", ""
+            return Disposition.QUARANTINE, f"DMARC policy of {domain}" if domain else evaluation.reason, ""
         if evaluation.result == "temperror" and self._config.defer:
             return Disposition.DEFER, evaluation.reason, "451 4.7.1 the DMARC policy cannot be looked up at the moment"
-        if evaluation.result == "permerror":
-            # No author to protect can be named, and that is what a forger would want.
-            return Disposition.QUARANTINE, evaluation.reason, ""
         return Disposition.ACCEPT, "", ""
 
     @hookimpl

@@ -68,7 +68,7 @@ def remembering(resolver: Resolver) -> Ask:
 
 async def _ask(resolver: Resolver, question: Question) -> Lookup:
     try:
-        answer = await resolver.query(Domain(question.name), question.rdtype)
+        answer = await resolver.query(Domain.to_ask(question.name), question.rdtype)
     except InvalidName:
         return Lookup(nxdomain=True)
     if answer.failure is not None:

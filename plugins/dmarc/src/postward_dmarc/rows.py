@@ -25,7 +25,8 @@ def row_of(message: InboundMessage, evaluation: Evaluation) -> str | None:
     row: dict[str, Any] = {
         "domain": evaluation.policy_domain,
         "published": _published(record),
-        "source_ip": str(message.client_ip),
+        # A socket for both kinds of addresses shows IPv4 as `::ffff:…`.
+        "source_ip": str(getattr(message.client_ip, "ipv4_mapped", None) or message.client_ip),
         "disposition": evaluation.disposition,
         "dkim": "pass" if evaluation.aligned_dkim else "fail",
         "spf": "pass" if evaluation.aligned_spf else "fail",

@@ -129,8 +129,12 @@ def _detail(result: TlsResult, failure: Failure) -> str:
 
 @lru_cache(maxsize=4096)
 def _plain_ip(text: str) -> str:
-    """Dotted IPv4, or IPv6 in the form of RFC 5952 without a zone; empty for what is no address."""
+    """Dotted IPv4, or IPv6 in the form of RFC 5952 without a zone; empty for what is no address.
+
+    A socket for both kinds shows IPv4 as `::ffff:…`.
+    """
     try:
-        return str(ipaddress.ip_address(text.partition("%")[0]))
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return ""
+    return str(getattr(address, "ipv4_mapped", None) or address)

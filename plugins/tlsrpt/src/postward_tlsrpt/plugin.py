@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from datetime import date, timedelta
 from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, Field
@@ -12,7 +11,7 @@ from pydantic import BaseModel, Field
 from postward.clock import today
 from postward.errors import ConfigError, InvalidName, TryLater
 from postward.hookspecs import hookimpl
-from postward.model import Report, ReportJob, ReportTarget, Window
+from postward.model import MICROSECONDS, Report, ReportJob, ReportTarget, Window
 from postward.names import Address, Domain
 from postward_tlsrpt import counting, naming, record, report
 from postward_tlsrpt.record import RecordError
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from postward.model import ResultBatch, Schema
 
 KEEP_DAYS: Final = 7
+KEEP_AT_MOST: Final = 30
+DAY: Final = 24 * 3600 * MICROSECONDS
 MAIL_TYPE: Final = 'multipart/report; report-type="tlsrpt"'
 
 
@@ -44,6 +45,7 @@ class TlsRpt:
     def __init__(self, config: Config, core: Core) -> None:
         self._config, self._core = config, core
         self._said = False
+        self._offered: dict[str, int] = {}
         if config.contact and core.submitter is not None:
             _check_contact(config.contact, core.submitter)
 
@@ -68,20 +70,26 @@ class TlsRpt:
         return [ReportJob(name="tlsrpt", windows=self.windows, subjects=self.subjects, targets=self.targets, build=self.build)]
 
     async def windows(self) -> Sequence[Window]:
-        """The days that are over and have counters; none while reports cannot be sent. Drops counters of a week ago."""
+        """The days that are over and have counters; none while reports cannot be sent. Drops what can no more be reported."""
         from postward_tlsrpt import tables
 
         day = today(self._core.clock)
-        oldest = (date.fromisoformat(day) - timedelta(days=KEEP_DAYS)).isoformat()
-        if dropped := await self._core.store.write(lambda connection: tables.drop_before(connection, oldest)):
-            self._core.log.warning("counters that were never reported are dropped", before=oldest, rows=dropped)
-        if not self._config.send:
-            return []
-        if self._core.submitter is None:
+        sends = self._config.send and self._core.submitter is not None
+        if self._config.send and not sends:
             self._say_once()
-            return []
         days = await self._core.store.read(lambda connection: tables.days_before(connection, day))
-        return [Window.of_day(each) for each in days]
+        gone = [each for each in days if self._is_given_up(each, sends=sends)]
+        if gone:
+            dropped = await self._core.store.write(lambda connection: tables.drop(connection, gone))
+            self._core.log.warning("counters that were never reported are dropped", days=gone, rows=dropped)
+        return [Window.of_day(each) for each in days if each not in gone] if sends else []
+
+    def _is_given_up(self, day: str, *, sends: bool) -> bool:
+        """Whether the counters of a day go unreported: after a week, but not before a program that was down has tried."""
+        now = self._core.clock.now()
+        offered = self._offered.setdefault(day, now) if sends else 0
+        age = (now - Window.of_day(day).end) // DAY
+        return age > KEEP_AT_MOST or (age >= KEEP_DAYS and now - offered > DAY)
 
     async def subjects(self, window: Window) -> Sequence[str]:
         """The recipient domains with counters of the window."""

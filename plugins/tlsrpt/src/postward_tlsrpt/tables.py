@@ -101,8 +101,8 @@ _TAKE_SESSIONS: Final = sa.text(
 _TAKE_DETAILS: Final = sa.text(
     "DELETE FROM tlsrpt_details WHERE recipient_domain = :domain AND day = :day RETURNING policy_id, detail, n"
 )
-_DROP_SESSIONS: Final = sa.text("DELETE FROM tlsrpt_sessions WHERE day < :before")
-_DROP_DETAILS: Final = sa.text("DELETE FROM tlsrpt_details WHERE day < :before")
+_DROP_SESSIONS: Final = sa.text("DELETE FROM tlsrpt_sessions WHERE day = :day")
+_DROP_DETAILS: Final = sa.text("DELETE FROM tlsrpt_details WHERE day = :day")
 
 
 def add(connection: Connection, counts: Counts) -> None:
@@ -145,10 +145,15 @@ def take(connection: Connection, day: str, domain: str) -> Sequence[PolicyResult
     return [_policy_result(row, details.get(row.policy_id, [])) for row in sessions]
 
 
-def drop_before(connection: Connection, day: str) -> int:
-    """Remove counters older than a day; how many rows of sessions that were."""
-    dropped = connection.execute(_DROP_SESSIONS, {"before": day})
-    connection.execute(_DROP_DETAILS, {"before": day})
+def drop(connection: Connection, days: Sequence[str]) -> int:
+    """Remove the counters of days; how many rows of sessions that were."""
+    _keep_out(connection)
+    return sum(_drop(connection, day) for day in days)
+
+
+def _drop(connection: Connection, day: str) -> int:
+    dropped = connection.execute(_DROP_SESSIONS, {"day": day})
+    connection.execute(_DROP_DETAILS, {"day": day})
     return int(dropped.rowcount)
 
 
