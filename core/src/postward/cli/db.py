@@ -50,10 +50,10 @@ def upgrade(config: ConfigOption = None, json: JsonOption = False) -> None:
     from postward.store import status as look
     from postward.store import upgrade as bring_up
 
-    databases = databases(load(config))
-    for url, schemas in databases:
+    all_of_them = databases(load(config))
+    for url, schemas in all_of_them:
         bring_up(url, schemas)
-    _show([state for url, schemas in databases for state in look(url, schemas)], json=json)
+    _show([state for url, schemas in all_of_them for state in look(url, schemas)], json=json)
 
 
 def databases(config: Config) -> list[tuple[str, Mapping[str, Schema]]]:

@@ -146,7 +146,8 @@ def _queue(found: Found) -> str:
     said = ", ".join(f"{number:,} {name}" for number, name in states if number)
     oldest = f", the oldest {span(found.now - queue.oldest)} old" if queue.oldest else ""
     due = f"; {queue.due:,} due now" if queue.due else ""
-    return f"{count(queue.messages, 'message')} ({octets(queue.bytes)}){oldest}; {count(queue.recipients, 'recipient')}: {said}{due}"
+    messages = f"{count(queue.messages, 'message')} ({octets(queue.bytes)}){oldest}"
+    return f"{messages}; {count(queue.recipients, 'recipient')}: {said}{due}"
 
 
 def _tables(found: Found) -> str:

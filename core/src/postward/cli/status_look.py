@@ -196,7 +196,7 @@ def _disk(config: Config, found: Found) -> None:
     found.room = room(place)
     if not found.room:
         found.needs(
-            f"no room on the disk of {place}: {octets(found.free)} and {numbers.f_favail:,} files free; mail is refused with 452",
+            f"no room on the disk of {place}, so mail is refused: {octets(found.free)} and {numbers.f_favail:,} files free",
             f"free at least {octets(RULES.min_free_bytes)} and {RULES.min_free_files:.0%} of the files there",
         )
 
