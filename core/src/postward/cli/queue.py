@@ -18,7 +18,7 @@ from postward.errors import PostwardError
 if TYPE_CHECKING:
     from postward.config import Config
     from postward.names import Address, Domain
-    from postward.queue import Admin, Pick
+    from postward.queue import Admin, Pick, Shown
     from postward.queue.admin import Bounce
     from postward.queue.survey import Conditions, Entries
 
@@ -28,7 +28,7 @@ DROPPED: Final = "550 5.3.0 Taken out of the queue by the operator of this syste
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Messages, by their ids.", show_default=False)]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Messages, by their ids.", show_default=False)]
 ByDomain = Annotated[str | None, typer.Option("--domain", metavar="D", help="Recipients at a domain.", show_default=False)]
 BySender = Annotated[
     str | None, typer.Option("--sender", metavar="S", help="Mail from a sender; '<>' is the null one.", show_default=False)
@@ -64,7 +64,7 @@ def show_list(
     Exits 1 when there are conditions and nothing meets them.
     """
     from postward.cli import queue_show
-    from postward.cli.site import has_queue, settings
+    from postward.cli.site import settings
     from postward.queue.survey import Conditions
 
     conditions = Conditions(
@@ -75,10 +75,7 @@ def show_list(
     )
     if after and not (after.isascii() and after.isdigit() and len(after) < 19):
         raise PostwardError(f"not a cursor: {after[:40]!r}")
-    configured = settings(config)
-    found: Entries | None = None
-    if has_queue(configured):
-        found = _list(configured, conditions, after, limit, json=json)
+    found = _list(settings(config), conditions, after, limit, json=json)
     if not json:
         queue_show.show_list(found, conditions)
     elif found is not None and found.next:
@@ -92,26 +89,26 @@ def _list(config: Config, conditions: Conditions, after: str, limit: int, *, jso
     from functools import partial
 
     from postward.cli.queue_show import entry_json
-    from postward.cli.site import Site, with_queue
+    from postward.cli.site import read_queue
     from postward.queue.survey import survey
 
-    async def work(site: Site) -> Entries:
-        left = limit or sys.maxsize
-        first = page = await site.read(partial(survey, conditions=conditions, after=after, limit=min(left, _PIECE)))
-        entries = list(page.page)
-        while True:
-            if json:
-                for entry in page.page:
-                    emit_json_line(entry_json(entry))
-            left -= len(page.page)
-            if not page.next or left <= 0:
-                return replace(first, page=tuple(entries), next=page.next)
-            more = partial(survey, conditions=conditions, after=page.next, limit=min(left, _PIECE), count=False)
-            page = await site.read(more)
-            if not json:
-                entries += page.page
-
-    return with_queue(config, work, None)
+    left = limit or sys.maxsize
+    # Each piece is read by itself: a reader that stays would keep the write-ahead log from being cleared.
+    first = page = read_queue(config, partial(survey, conditions=conditions, after=after, limit=min(left, _PIECE)), None)
+    if first is None or page is None:
+        return None
+    entries = list(page.page)
+    while True:
+        if json:
+            for entry in page.page:
+                emit_json_line(entry_json(entry))
+        left -= len(page.page)
+        if not page.next or left <= 0:
+            return replace(first, page=tuple(entries), next=page.next)
+        more = partial(survey, conditions=conditions, after=page.next, limit=min(left, _PIECE), count=False)
+        page = read_queue(config, more, page)
+        if not json:
+            entries += page.page
 
 
 def show_one(
@@ -121,24 +118,25 @@ def show_one(
     json: JsonOption = False,
 ) -> None:
     """Show everything about one message. Exits 1 when it is not in the queue (any more)."""
+    from functools import partial
+
     from postward.cli import queue_show
-    from postward.cli.site import Site, settings, with_queue
-    from postward.queue import Shown
-    from postward.queue.survey import Entry, entry_of
+    from postward.cli.site import Site, read_queue, settings, with_queue
+    from postward.queue.survey import entry_of
 
-    async def work(site: Site) -> tuple[Shown, Entry] | None:
-        shown = await site.admin.show(cid.strip())
-        entry = None if shown is None else await site.read(lambda db: entry_of(db, shown.listed.id))
-        return None if shown is None or entry is None else (shown, entry)
+    async def work(site: Site) -> Shown | None:
+        return await site.admin.show(cid.strip())
 
-    found = with_queue(settings(config), work, None)
-    if found is None:
+    configured = settings(config)
+    shown = with_queue(configured, work, None)
+    entry = None if shown is None else read_queue(configured, partial(entry_of, number=shown.listed.id), None)
+    if shown is None or entry is None:
         _tell(f"there is no message {cid} in the queue; it may have been delivered, see the log")
         raise typer.Exit(1)
     if json:
-        emit_json_line(queue_show.shown_json(*found, header=header))
+        emit_json_line(queue_show.shown_json(shown, entry, header=header))
     else:
-        queue_show.show_one(*found, header=header)
+        queue_show.show_one(shown, entry, header=header)
 
 
 def retry(
@@ -208,7 +206,7 @@ def drop(
 
 
 def flush(
-    domain: Annotated[str | None, typer.Argument(metavar="[DOMAIN]", help="Only this destination.", show_default=False)] = None,
+    domain: Annotated[str | None, typer.Argument(metavar="DOMAIN", help="Only this destination.", show_default=False)] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -243,15 +241,12 @@ def _act(
     from functools import partial
 
     from postward.cli.measures import count
-    from postward.cli.site import Site, settings, with_queue
+    from postward.cli.site import Site, read_queue, settings, with_queue
     from postward.queue import EVERYTHING
     from postward.queue.poke import poke
     from postward.queue.survey import matching
 
     configured = settings(config)
-
-    async def look(site: Site) -> list[tuple[int, int]]:
-        return [await site.read(partial(matching, pick=pick)) for pick in picks]
 
     async def work(site: Site) -> tuple[int, bool]:
         changed = 0
@@ -260,7 +255,7 @@ def _act(
         # Also where nothing changed: a destination may have waited as a whole.
         return changed, poke(site.poke)
 
-    matched = with_queue(configured, look, [(0, 0)] * len(picks))
+    matched = [read_queue(configured, partial(matching, pick=pick), (0, 0)) for pick in picks]
     there = [pick for pick, (_, recipients) in zip(picks, matched, strict=True) if recipients]
     missing = [pick.cid for pick in picks if pick not in there and pick.cid]
     messages, recipients = sum(one for one, _ in matched), sum(two for _, two in matched)

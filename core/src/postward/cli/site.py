@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,10 +17,8 @@ from postward.errors import StoreError
 if TYPE_CHECKING:
     import sqlite3
 
-    from postward.clock import Clock
     from postward.config import Config
     from postward.queue import Admin
-    from postward.store import Database
 
 T = TypeVar("T")
 
@@ -52,31 +50,55 @@ def act_as_owner(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """The queue of this node, open. `poke` is the socket of its service."""
+    """The queue of this node, open for changes. `poke` is the socket of its service."""
 
     admin: Admin
-    database: Database
-    clock: Clock
     poke: Path
 
-    async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `fn` on the queue's tables, seeing one consistent state. Raises `StoreError`."""
-        import sqlite3
 
-        from postward.queue.rows import raw
+def read_queue(config: Config, fn: Callable[[sqlite3.Connection], T], empty: T) -> T:
+    """Run `fn` on the queue's tables, seeing one consistent state; `empty` where there is no queue yet. Raises `StoreError`.
+
+    It goes to SQLite directly: to show a page must not cost the half second that SQLAlchemy takes to be imported.
+    """
+    import sqlite3
+
+    act_as_owner(config.core.data_dir)
+    path = config.core.data_dir / "node.db"
+    if not path.exists():
+        return empty
+    try:
+        # Not mode=ro: where no service runs, SQLite must be able to set up the write-ahead log beside the file.
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)) as database:
+            database.execute("PRAGMA busy_timeout=10000")
+            database.execute("PRAGMA query_only=ON")
+            database.execute("BEGIN")
+            return fn(database) if _is_usable(database, path) else empty
+    except sqlite3.Error as exc:
         from postward.store.engine import explain
 
-        try:
-            return await self.database.read(lambda connection: fn(raw(connection)))
-        except sqlite3.Error as exc:
-            raise explain(exc, self.database.engines.name) or StoreError(f"database: {exc}") from exc
+        raise explain(exc, str(path)) or StoreError(f"database {path}: {exc}") from exc
+
+
+def _is_usable(database: sqlite3.Connection, path: Path) -> bool:
+    """Whether the tables of the queue are there. Raises `StoreError` when they are of another version."""
+    from postward.queue.tables import SCHEMA
+
+    if not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'queue_schema_version'").fetchone():
+        return False
+    (version,) = database.execute("SELECT version FROM queue_schema_version").fetchone() or (0,)
+    if version > len(SCHEMA.migrations):
+        raise StoreError(f"database {path}: the tables of the queue are of a newer version of this program")
+    if version < len(SCHEMA.migrations):
+        raise StoreError(f"database {path}: the tables of the queue are of an older version; `postward db upgrade` mends that")
+    return True
 
 
 def with_queue(config: Config, work: Callable[[Site], Awaitable[T]], empty: T) -> T:
     """Open the queue and give what `work` makes of it; `empty` where there is no queue yet. Raises `StoreError`."""
     import trio
 
-    if not has_queue(config):
+    if not read_queue(config, lambda _: True, False):
         return empty
 
     async def run() -> T:
@@ -84,24 +106,6 @@ def with_queue(config: Config, work: Callable[[Site], Awaitable[T]], empty: T) -
             return await work(site)
 
     return trio.run(run)
-
-
-def has_queue(config: Config) -> bool:
-    """Whether the node has a queue that this program can use. Raises `StoreError` when its tables are of another version."""
-    from postward.queue.tables import SCHEMA
-    from postward.store import status
-    from postward.store.engine import sqlite_url
-
-    act_as_owner(config.core.data_dir)
-    path = config.core.data_dir / "node.db"
-    if not path.exists():
-        return False
-    (state,) = status(sqlite_url(path), {"queue": SCHEMA})
-    if state.current and state.pending > 0:
-        raise StoreError(f"database {path}: the tables of the queue are of an older version; `postward db upgrade` mends that")
-    if state.pending < 0:
-        raise StoreError(f"database {path}: the tables of the queue are of a newer version of this program")
-    return state.current > 0
 
 
 @asynccontextmanager
@@ -114,14 +118,14 @@ async def _opened(config: Config) -> AsyncIterator[Site]:
     from postward.store import Database
     from postward.store.engine import open_engines, sqlite_url
 
-    data, clock = config.core.data_dir, SystemClock()
+    data = config.core.data_dir
     database = Database(open_engines(sqlite_url(data / "node.db")))
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         await nursery.start(database.run)
         try:
-            admin = Admin(database, data / "spool", clock)
-            yield Site(admin=admin, database=database, clock=clock, poke=data / NAME)
+            admin = Admin(database, data / "spool", SystemClock())
+            yield Site(admin=admin, poke=data / NAME)
         except BaseException as exc:  # noqa: BLE001 - raised again below, where the nursery cannot wrap it into a group
             failure = exc
         finally:

@@ -132,15 +132,12 @@ def _databases(config: Config, found: Found) -> list[tuple[str, Mapping[str, Sch
 def _queue(config: Config, found: Found) -> None:
     from functools import partial
 
-    from postward.cli.site import Site, with_queue
+    from postward.cli.site import read_queue
     from postward.queue.figures import figures
 
     before = found.now - int(config.delivery.expire_hours * HOUR) - _LATE
 
-    async def work(site: Site) -> Figures:
-        return await site.read(partial(figures, now=found.now, expired_before=before, top=TOP))
-
-    queue = found.queue = with_queue(config, work, NOTHING)
+    queue = found.queue = read_queue(config, partial(figures, now=found.now, expired_before=before, top=TOP), NOTHING)
     if queue.held:
         found.needs(
             f"{count(queue.held, 'recipient')} held in the queue",

@@ -36,7 +36,10 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A message with its recipients. `number` is its row, `cid` its public id; `problem` says why it cannot be read."""
+    """A message with its recipients. `number` is its row, `cid` its public id; `problem` says why it cannot be read.
+
+    The next try of a recipient is not before the destination's own wait is over.
+    """
 
     number: int
     cid: str = ""
@@ -92,9 +95,11 @@ def entry_of(database: sqlite3.Connection, number: int) -> Entry | None:
     recipients: tuple[RecipientState, ...] = ()
     problem = ""
     try:
+        found = read_recipients(database, number)
+        waits = _waits(database, {one.address.domain for one, _, _ in found})
         recipients = tuple(
-            RecipientState(recipient=one, held=state == HELD, next_try=next_try)
-            for one, state, next_try in read_recipients(database, number)
+            RecipientState(recipient=one, held=state == HELD, next_try=max(next_try, waits.get(one.address.domain, 0)))
+            for one, state, next_try in found
         )
     except ValueError as exc:
         problem = str(exc)
@@ -108,6 +113,12 @@ def entry_of(database: sqlite3.Connection, number: int) -> Entry | None:
         recipients=recipients,
         problem=problem,
     )
+
+
+def _waits(database: sqlite3.Connection, domains: set[Domain]) -> dict[str, int]:
+    """Until when whole destinations wait: nothing is tried there before."""
+    query = "SELECT not_before FROM queue_destinations WHERE domain = ? AND not_before > 0"
+    return {domain: row[0] for domain in domains if (row := database.execute(query, (domain,)).fetchone()) is not None}
 
 
 def matching(database: sqlite3.Connection, pick: Pick) -> tuple[int, int]:
