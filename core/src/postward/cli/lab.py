@@ -91,7 +91,7 @@ def _run(place: Path, cases: list[Case], without: frozenset[str], *, once: bool,
     async def work() -> int:
         done: LabRun | None = None
         async with trio.open_nursery() as nursery:
-            await nursery.start(_until_terminated, nursery.cancel_scope)
+            await nursery.start(until_terminated, nursery.cancel_scope)
             world = build(place, cases, without=without)
             await nursery.start(world.serve)
             if json:
@@ -104,15 +104,15 @@ def _run(place: Path, cases: list[Case], without: frozenset[str], *, once: bool,
             if not once:
                 if not json:
                     show_address(console, world)
-                await _stopped()
+                await stopped()
             nursery.cancel_scope.cancel()
-        # Without a run it was stopped, by what `_until_terminated` waits for.
+        # Without a run it was stopped, by what `until_terminated` waits for.
         return TERMINATED if done is None else 0 if done.ok else 1
 
     return trio.run(work)
 
 
-async def _until_terminated(scope: CancelScope, *, task_status: TaskStatus[None]) -> None:
+async def until_terminated(scope: CancelScope, *, task_status: TaskStatus[None]) -> None:
     """End it so that what it has made in the file system is removed."""
     import signal
 
@@ -125,7 +125,8 @@ async def _until_terminated(scope: CancelScope, *, task_status: TaskStatus[None]
             return
 
 
-async def _stopped() -> None:
+async def stopped() -> None:
+    """Wait for SIGINT or SIGTERM."""
     import signal
 
     import trio

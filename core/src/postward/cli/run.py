@@ -18,13 +18,27 @@ def register(app: typer.Typer) -> None:
 
 def run(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.", show_default=False)] = None,
+    lab: Annotated[bool, typer.Option("--lab", help="Run in the lab's own internet, and send mail through it.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="With --lab: end when every message has gone its way.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --lab: a JSON object per message.")] = False,
 ) -> None:
     """Run until SIGTERM or SIGINT: take mail, deliver it, and send reports.
 
     Without a configuration file it starts all the same: for this machine alone, in ./postward-data, and says what it chose.
     The first signal ends it cleanly: what was begun is finished within a bound, and what is queued stays. SIGHUP reads
     certificates again.
+
+    With --lab it needs neither: it brings an internet on loopback with good and broken mail hosts, sends a message to each
+    through itself, and shows what became of every one.
     """
+    if lab:
+        from postward.cli.run_lab import run_lab
+
+        if config is not None:
+            raise typer.BadParameter("the lab has a configuration of its own", param_hint="--config")
+        raise typer.Exit(run_lab(once=once, json=json))
+    if once or json:
+        raise typer.BadParameter("belongs to --lab", param_hint="--once" if once else "--json")
     import sys
 
     import structlog

@@ -90,10 +90,11 @@ def installed_plugins() -> frozenset[str]:
     return frozenset(point.name for point in entry_points(group=GROUP))
 
 
-def build(directory: Path, cases: Sequence[Case], *, without: Collection[str] = ()) -> World:
+def build(directory: Path, cases: Sequence[Case], *, without: Collection[str] = (), listener: str = LISTENER) -> World:
     """Make everything and open the sockets; nothing is served yet. Raises `LabError` where loopback does not allow it.
 
-    `directory` must exist; it gets the configuration, the roots of the lab's WebPKI and the relay's keys.
+    `directory` must exist; it gets the configuration, the roots of the lab's WebPKI and the relay's keys. `listener` is
+    where the relay will take mail.
     """
     missing = tuple(name for name in PLUGINS if name not in installed_plugins() and name not in without)
     hosts = sum(len(case.hosts) for case in cases)
@@ -108,7 +109,7 @@ def build(directory: Path, cases: Sequence[Case], *, without: Collection[str] = 
         web=WebHosts(sites={}),
     )
     try:
-        _Builder(world).build()
+        _Builder(world, listener).build()
     except BaseException:
         ground.close()
         raise
@@ -118,8 +119,8 @@ def build(directory: Path, cases: Sequence[Case], *, without: Collection[str] = 
 class _Builder:
     """Fills a world. One authority is what the lab's WebPKI trusts; of the other nobody but DNS knows."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, listener: str) -> None:
+        self._world, self._listener = world, listener
         self._webpki = Authority("Lab WebPKI", intermediate=True)
         self._private = Authority("Private Mail Authority", intermediate=True)
         self._now = time.time_ns() // 1000
@@ -267,7 +268,7 @@ class _Builder:
             "listen": [
                 {
                     "kind": "smtp",
-                    "bind": LISTENER,
+                    "bind": self._listener,
                     "cert_file": str(world.directory / "relay.pem"),
                     "key_file": str(world.directory / "relay-key.pem"),
                 }
