@@ -27,12 +27,12 @@ def states(config: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[
 
 
 def test_status_tells_and_changes_nothing_and_upgrade_mends(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert states(config, capsys) == (1, {"core": "behind", "reports": "behind", "node": "behind"})
+    assert states(config, capsys) == (1, {"core": "behind", "reports": "behind", "node": "behind", "queue": "behind"})
     assert not (config.parent / "data").exists()
     for _ in range(2):
         assert main(["db", "upgrade", "--config", str(config)]) == 0
         assert "current" in capsys.readouterr().out
-    assert states(config, capsys) == (0, {"core": "current", "reports": "current", "node": "current"})
+    assert states(config, capsys) == (0, {"core": "current", "reports": "current", "node": "current", "queue": "current"})
 
 
 def test_newer_tables_are_bad_news_and_upgrade_refuses_them(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,7 +41,7 @@ def test_newer_tables_are_bad_news_and_upgrade_refuses_them(config: Path, capsys
         connection.execute("UPDATE core_schema_version SET version = 99")
         connection.commit()
     capsys.readouterr()
-    assert states(config, capsys) == (1, {"core": "newer", "reports": "current", "node": "current"})
+    assert states(config, capsys) == (1, {"core": "newer", "reports": "current", "node": "current", "queue": "current"})
     assert main(["db", "upgrade", "--config", str(config)]) == 2
     error = capsys.readouterr().err
     assert "version 99" in error

@@ -160,8 +160,10 @@ def _rest(data: dict[str, Any], name: str) -> dict[str, Any]:
     return {**data, "plugin": tables, "plugins": None}
 
 
-def replace_file(file: Path, before: bytes | None, text: str) -> None:
+def replace_file(file: Path, before: bytes | None, text: str, *, new_mode: int = 0o666) -> None:
     """Write a file in one step, with the mode and owner that it had; `before` is what was read, None for a new file.
+
+    A new file has `new_mode`, less what the umask takes.
 
     Raises `ConfigError` when it cannot be written or was changed meanwhile; then it is as it was.
     """
@@ -175,7 +177,7 @@ def replace_file(file: Path, before: bytes | None, text: str) -> None:
         temporary = Path(path)
         with os.fdopen(handle, "wb") as stream:
             stream.write(text.encode())
-            _like(target, stream.fileno())
+            _like(target, stream.fileno(), new_mode)
             stream.flush()
             os.fsync(stream.fileno())
         if (target.read_bytes() if target.exists() else None) != before:
@@ -188,11 +190,11 @@ def replace_file(file: Path, before: bytes | None, text: str) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _like(target: Path, handle: int) -> None:
+def _like(target: Path, handle: int, new_mode: int) -> None:
     if not target.exists():
         mask = os.umask(0)
         os.umask(mask)
-        os.fchmod(handle, 0o666 & ~mask)
+        os.fchmod(handle, new_mode & ~mask)
         return
     known = target.stat()
     if (known.st_uid, known.st_gid) != (os.geteuid(), os.getegid()):

@@ -32,6 +32,9 @@ COMMANDS: Final = {
     "deliver": Command("deliver", "Deliver one message to the MX hosts of its recipients, now."),
     "probe": Command("deliver", "Look at a domain as a delivery would, and send no mail."),
     "run": Command("run", "Run: plugins, their background tasks, results and reports.", "info"),
+    "queue": Command("queue", "Look at the queue, hold, release, retry and drop mail."),
+    "status": Command("status", "Say how the service, its queue and its data do, and what needs attention."),
+    "passwd": Command("passwd", "Set the password of a user who may send mail."),
     # Its hosts are broken on purpose: warnings about them are what it is for, and the table shows them.
     "lab": Command("lab", "An internet on loopback, to see all of it work.", "error"),
     "plugins": Command("plugins", "List, enable and disable plugins."),

@@ -36,7 +36,7 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     from postward.config import load
     from postward.store import status as look
 
-    states = [state for url, schemas in _databases(load(config)) for state in look(url, schemas)]
+    states = [state for url, schemas in databases(load(config)) for state in look(url, schemas)]
     _show(states, json=json)
     raise typer.Exit(1 if any(state.pending for state in states) else 0)
 
@@ -50,16 +50,16 @@ def upgrade(config: ConfigOption = None, json: JsonOption = False) -> None:
     from postward.store import status as look
     from postward.store import upgrade as bring_up
 
-    databases = _databases(load(config))
-    for url, schemas in databases:
+    all_of_them = databases(load(config))
+    for url, schemas in all_of_them:
         bring_up(url, schemas)
-    _show([state for url, schemas in databases for state in look(url, schemas)], json=json)
+    _show([state for url, schemas in all_of_them for state in look(url, schemas)], json=json)
 
 
-def _databases(config: Config) -> list[tuple[str, Mapping[str, Schema]]]:
-    """The results database and the node's own, each with the tables of core and of the enabled plugins."""
+def databases(config: Config) -> list[tuple[str, Mapping[str, Schema]]]:
+    """The results database and the node's own, each with the tables of core and of enabled plugins. Raises `PostwardError`."""
     from postward import hookspecs
-    from postward.app import App
+    from postward.app import NODE_SCHEMAS, App
     from postward.reports.tables import SCHEMA as REPORTS
     from postward.store.engine import sqlite_url
     from postward.store.tables import NODE, RESULTS
@@ -74,7 +74,7 @@ def _databases(config: Config) -> list[tuple[str, Mapping[str, Schema]]]:
             raise outcome.error
         if outcome.value is not None:
             schemas[outcome.plugin] = outcome.value
-    return [(config.core.database, schemas), (sqlite_url(config.core.data_dir / "node.db"), {"node": NODE})]
+    return [(config.core.database, schemas), (sqlite_url(config.core.data_dir / "node.db"), {"node": NODE, **NODE_SCHEMAS})]
 
 
 def _show(states: list[SchemaStatus], *, json: bool) -> None:

@@ -1,21 +1,26 @@
 """Who may log in: a file of names and argon2 hashes, one `name:hash` a line, read again when it changes (RFC 9106).
 
 `#` begins a comment. Checking a password costs time and memory on purpose, so few are checked at once, in threads, and a name
-that does not exist costs as much as one that does.
+that does not exist costs as much as one that does. Programs log in for each message: a password that was right is known for
+five minutes, as a keyed digest with the hash that it fits, so that a changed password counts at once.
 """
 
 from __future__ import annotations
 
-import os
+import hashlib
 import re
+import secrets
+from collections import OrderedDict
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
-from argon2 import PasswordHasher
+from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from postward.config_edit import replace_file
 from postward.errors import ConfigError, PostwardError
 
 if TYPE_CHECKING:
@@ -23,7 +28,11 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = 2
 MAX_PASSWORD: Final = 1024
-_NAME: Final = re.compile(r"[^\s:#\x00-\x1f\x7f][^:\x00-\x1f\x7f]{0,254}")
+KNOWN_FOR: Final = 300.0
+_KNOWN: Final = 1000
+# No white space: what editors and shells lose must not be part of a name.
+_NAME: Final = re.compile(r"[^\s:#\x00-\x1f\x7f-\x9f\ud800-\udfff][^\s:\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,254}")
+_HASH: Final = re.compile(r"\$argon2(?:id|i|d)\$(?:v=\d+\$)?[a-z0-9=,]+\$[A-Za-z0-9+/]{11,}\$[A-Za-z0-9+/]{22,}")
 
 
 class Users:
@@ -34,8 +43,11 @@ class Users:
         self._hasher = PasswordHasher()
         self._limit = trio.CapacityLimiter(AT_ONCE)
         self._nobody = self._hasher.hash("")
-        self._hashes: Mapping[str, str] = read_users(path)
+        # The stamp first: what changes while the file is read must be noticed.
         self._stamp = _stamp(path)
+        self._hashes: Mapping[str, str] = read_users(path)
+        self._key = secrets.token_bytes(32)
+        self._known: OrderedDict[bytes, float] = OrderedDict()
 
     async def check(self, user: str, password: str) -> bool:
         """Whether this is the password of this user."""
@@ -43,14 +55,34 @@ class Users:
         known = self._hashes.get(user)
         if len(password) > MAX_PASSWORD:
             return False
+        try:
+            digest = self._digest(user, known or self._nobody, password)
+        except UnicodeEncodeError:
+            return False
+        if self._known.get(digest, -inf) > trio.current_time():
+            await trio.lowlevel.checkpoint()
+            return True
         matches = await trio.to_thread.run_sync(self._verify, known or self._nobody, password, limiter=self._limit)
-        return matches and known is not None
+        if not matches or known is None:
+            return False
+        self._remember(digest)
+        return True
 
     def _verify(self, stored: str, password: str) -> bool:
         try:
             return bool(self._hasher.verify(stored, password))
         except (VerificationError, InvalidHashError):
             return False
+
+    def _digest(self, user: str, stored: str, password: str) -> bytes:
+        # Neither the name nor the hash has a NUL; the password may, and stands last.
+        return hashlib.blake2b("\0".join((user, stored, password)).encode(), key=self._key).digest()
+
+    def _remember(self, digest: bytes) -> None:
+        self._known.pop(digest, None)
+        self._known[digest] = trio.current_time() + KNOWN_FOR
+        while len(self._known) > _KNOWN:
+            self._known.popitem(last=False)
 
     def _refresh(self) -> None:
         stamp = _stamp(self._path)
@@ -78,11 +110,11 @@ def read_users(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(getattr(exc, "strerror", None) or "is not text", file=str(path)) from exc
     users: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, colon, stored = line.strip().partition(":")
-        if not colon or _NAME.fullmatch(name) is None or not stored.startswith("$argon2"):
+        if not colon or _NAME.fullmatch(name) is None or not _is_hash(stored):
             raise ConfigError("should be 'name:hash', with a hash of argon2", file=str(path), key=f"line {number}")
         if name in users:
             raise ConfigError(f"names {name!r} twice", file=str(path), key=f"line {number}")
@@ -90,45 +122,62 @@ def read_users(path: Path) -> dict[str, str]:
     return users
 
 
+def _is_hash(stored: str) -> bool:
+    """Whether this can be verified against at all: a hash that was cut short would lock its user out without a word."""
+    try:
+        extract_parameters(stored)
+    except InvalidHashError:
+        return False
+    return _HASH.fullmatch(stored) is not None
+
+
 def set_password(path: Path, user: str, password: str) -> bool:
     """Set the password of a user, in place of an old one or as a new line; whether the user is new.
 
-    The file is written whole beside the old one and then takes its place, readable by its owner alone. Raises `PostwardError`.
+    The file is written whole beside the old one and then takes its place, with the mode and owner that it had; a new one is
+    readable by its owner alone. Raises `PostwardError`.
     """
     if _NAME.fullmatch(user) is None:
-        raise PostwardError(f"not the name of a user: {user[:80]!r}")
+        raise PostwardError(
+            f"not the name of a user: {user[:80]!r}; no spaces, no colons, no '#' in front, at most 255 characters"
+        )
     if not password or len(password) > MAX_PASSWORD:
         raise PostwardError(f"a password has 1 to {MAX_PASSWORD} characters")
-    line = f"{user}:{PasswordHasher().hash(password)}"
-    _write(path, lines := _lines(path), line, user)
-    return not any(each.partition(":")[0].strip() == user for each in lines)
+    try:
+        line = f"{user}:{PasswordHasher().hash(password)}"
+    except UnicodeEncodeError:
+        raise PostwardError("the password is not text") from None
+    return not _rewrite(path, user, line)
 
 
 def remove_user(path: Path, user: str) -> bool:
     """Remove a user; whether there was one. Raises `PostwardError`."""
-    lines = _lines(path)
-    _write(path, lines, None, user)
-    return any(each.partition(":")[0].strip() == user for each in lines)
+    return _rewrite(path, user, None)
 
 
-def _lines(path: Path) -> list[str]:
+def _rewrite(path: Path, user: str, line: str | None) -> bool:
+    """Put `line` in the place of a user's line, or of none; whether there was one. The rest of the file stays as it is."""
+    before = _content(path)
+    lines = (before or b"").decode().split("\n")
+    if not lines[-1]:
+        lines.pop()
+    found = [index for index, each in enumerate(lines) if each.partition(":")[0].strip() == user]
+    if line is None and not found:
+        return False
+    kept = [each for index, each in enumerate(lines) if index not in found]
+    if line is not None:
+        kept.insert(found[0] if found else len(kept), line)
+    replace_file(path, before, "".join(f"{each}\n" for each in kept), new_mode=0o600)
+    return bool(found)
+
+
+def _content(path: Path) -> bytes | None:
+    """What stands in the file now; None where there is none. Raises `ConfigError` also where it is no text."""
     try:
-        return path.read_text("utf-8").splitlines()
+        content = path.read_bytes()
+        content.decode()
     except FileNotFoundError:
-        return []
+        return None
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(getattr(exc, "strerror", None) or "is not text", file=str(path)) from exc
-
-
-def _write(path: Path, lines: list[str], line: str | None, user: str) -> None:
-    kept = [each for each in lines if each.partition(":")[0].strip() != user]
-    new = path.with_name(f".{path.name}.new")
-    try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write("".join(f"{each}\n" for each in [*kept, *([line] if line else [])]))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError as exc:
-        raise PostwardError(f"{path}: {exc.strerror or exc}") from exc
+    return content
