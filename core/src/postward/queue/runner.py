@@ -90,6 +90,12 @@ class Runner:
             else:
                 self.kick()
 
+    def wake_all(self) -> None:
+        """Somebody changed what is in the queue: every destination may have mail that is due."""
+        for destination in self._active.values():
+            destination.more()
+        self.kick()
+
     def kick(self) -> None:
         """Look into the queue now."""
         self._kicked.set()

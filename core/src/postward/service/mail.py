@@ -20,6 +20,7 @@ from postward.model import MICROSECONDS
 from postward.names import Domain
 from postward.queue.bounce import Bouncer
 from postward.queue.disk import room
+from postward.queue.poke import NAME, listen
 from postward.queue.retry import RetryRules
 from postward.queue.runner import Runner
 from postward.queue.types import Shards, shard_of
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 CLIENTS_MAY_FINISH: Final = 10.0
 DELIVERIES_MAY_FINISH: Final = 30.0
 _BETWEEN: Final = "\n"
+_ALL: Final = b"*"
 _NAMES: Final = 100
 _DATAGRAM: Final = 65536
 _HOUR: Final = 3600 * MICROSECONDS
@@ -125,6 +127,8 @@ class MailService:
             nursery.start_soon(keep_running, "queue", self._deliver, self._log)
             if self._place is not None:
                 nursery.start_soon(self._listen_to_others, self._place)
+            if self._shards.index == 0:
+                await nursery.start(listen, self._data_dir / NAME, self._wake_all)
             task_status.started()
 
     async def _deliver(self) -> BaseException | None:
@@ -164,7 +168,18 @@ class MailService:
         inbox = trio.socket.from_stdlib_socket(place.inbox)
         while True:
             data = await inbox.recv(_DATAGRAM)
-            self.runner.wake([Domain(name) for name in data.decode().split(_BETWEEN)])
+            if data == _ALL:
+                self.runner.wake_all()
+            else:
+                self.runner.wake([Domain(name) for name in data.decode().split(_BETWEEN)])
+
+    def _wake_all(self) -> None:
+        """An operator has changed the queue: every worker is to look at all of its part."""
+        self.runner.wake_all()
+        for index, inbox in enumerate(self._place.wakes if self._place else ()):
+            if index != self._shards.index:
+                with suppress(OSError):
+                    inbox.send(_ALL)
 
     def _room(self, size: int) -> bool:
         return room(self._data_dir, size=size)
