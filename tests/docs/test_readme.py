@@ -73,7 +73,7 @@ def test_example_configurations_are_good(file: Path) -> None:
 def test_the_two_commands_stand_where_the_checks_look_for_them() -> None:
     commands = re.findall(r"^    \$ (.*)$", README, re.MULTILINE)
     assert len(commands) == 2
-    assert commands[0].endswith("postward lab --once")
+    assert commands[0].endswith("postward run --lab --once")
     assert "pytest" in commands[1]
 
 
