@@ -58,7 +58,8 @@ class Bouncer:
         assert sender is not None, "nobody is told about mail from the null sender"
         now = self.clock.now()
         required = message.wish is TlsWish.REQUIRE
-        full = message.ret == "FULL" and not required
+        # RET speaks of failures only (RFC 3461 §4.3).
+        full = message.ret == "FULL" and kind == "failed" and not required
         content = build(
             Notice(
                 kind=kind,
@@ -113,8 +114,12 @@ async def _beginning(message: QueuedMessage) -> bytes:
     if message.content.whole is not None:
         return message.content.whole[:RETURNED]
     kept = bytearray()
-    async for piece in message.content.pieces():
-        kept += piece
-        if len(kept) >= RETURNED:
-            break
+    try:
+        async for piece in message.content.pieces():
+            kept += piece
+            if len(kept) >= RETURNED:
+                break
+    except OSError:
+        # Whoever waits for the notice is better off with the header than with nothing.
+        return message.content.header
     return bytes(kept[:RETURNED])
