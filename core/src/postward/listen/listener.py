@@ -141,6 +141,7 @@ class Listeners:
             await serve(stream, door.handler, door.settings, peer=key[1])
         except Exception:  # noqa: BLE001 - one client's trouble must not end the others
             self._log.exception("client-crashed", peer=key[1])
+            await trio.aclose_forcefully(stream)
         finally:
             self._clients -= 1
             self._at[key[0]] -= 1
