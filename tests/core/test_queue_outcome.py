@@ -141,6 +141,14 @@ async def test_a_failure_is_reported_with_all_that_the_sender_gave() -> None:
     assert b"<1@sender.example>" in mail.content
 
 
+async def test_a_message_that_grew_too_old_has_failed_for_good() -> None:
+    """The class of the status follows what became of it, the rest what was said last."""
+    mail = await notice(job(), "451 4.4.1 connecting failed", hours=121)
+    (found,) = dsn.parse(mail.content).recipients
+    assert (found.action, found.status) == ("failed", "5.4.1")
+    assert "451 4.4.1" in found.diagnostic
+
+
 @pytest.mark.parametrize(
     ("ret", "wish", "reply", "full"),
     [

@@ -122,7 +122,7 @@ def _recipient(told: Told, kind: Kind, now: int) -> Recipient:
     return Recipient(
         address=told.recipient.address,
         action=action,
-        status="2.0.0" if kind == "relayed" else status_of(told.reply, permanent=kind == "failed" and not told.expired),
+        status="2.0.0" if kind == "relayed" else status_of(told.reply, permanent=kind == "failed"),
         reply=told.reply,
         orcpt=told.recipient.orcpt,
         remote_mta=told.host,

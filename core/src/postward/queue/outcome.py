@@ -22,7 +22,6 @@ class Told:
     recipient: QueuedRecipient
     reply: str
     host: str = ""
-    expired: bool = False
     retry_until: int = 0
 
 
@@ -68,7 +67,7 @@ def outcome_of(
         if again is None:
             ends.append(_end(recipient, said, "failed"))
             if not recipient.notify or "FAILURE" in recipient.notify:
-                failed.append(Told(recipient=recipient, reply=said.reply, host=said.host, expired=not said.permanent))
+                failed.append(told)
             continue
         late = not recipient.told_delay and delay_notice_due(message.received, now, rules=rules)
         tell = late and (not recipient.notify or "DELAY" in recipient.notify)
