@@ -113,6 +113,10 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
     assert config.tls.ca_file == tmp_path / "ca.pem"
 
 
+def listener(**entry: Any) -> dict[str, Any]:
+    return {"listen": [{"kind": "smtp", "bind": "127.0.0.1:25", **entry}]}
+
+
 @pytest.mark.parametrize(
     ("data", "line"),
     [
@@ -161,6 +165,29 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
         ({"core": {"database": "postgresql://u:p@[::1"}}, "core.database: should look like 'postgresql://"),
         ({"net": {"port_map": {"25": True}}}, "net.port_map.25: should be a whole number, not true or false"),
         ({"delivery": {"workers": 1.5}}, "delivery.workers: should be a whole number, not a number with a point"),
+        ({"delivery": {"workers": 65}}, "delivery.workers: should be less than or equal to 64"),
+        ({"delivery": {"connections": 0}}, "delivery.connections: should be greater than or equal to 1"),
+        ({"delivery": {"connections": 10_001}}, "delivery.connections: should be less than or equal to 10000"),
+        ({"delivery": {"connections_per_destination": 0}}, "delivery.connections_per_destination: should be greater than or"),
+        ({"delivery": {"expire_hours": 0.0}}, "delivery.expire_hours: should be greater than 0"),
+        ({"delivery": {"expire_hours": 9000.0}}, "delivery.expire_hours: should be less than or equal to 8760"),
+        ({"delivery": {"delay_notice_hours": -1.0}}, "delivery.delay_notice_hours: should be greater than 0"),
+        ({"delivery": {"delay_notice_hours": "4"}}, "delivery.delay_notice_hours: should be a number, not text"),
+        (listener(kind="pop3"), "listen[0].kind: should be 'smtp', 'submission' or 'lmtp', not 'pop3'"),
+        (listener(bind="127.0.0.1:99999"), "listen[0].bind: "),
+        (listener(bind="unix:"), "listen[0].bind: "),
+        (listener(tls="implicit"), "listen[0]: tls = 'implicit' needs cert_file and key_file"),
+        (listener(tls="required"), "listen[0]: tls = 'required' needs cert_file and key_file"),
+        (listener(tls="none"), "listen[0].tls: should be 'starttls', 'required' or 'implicit', not 'none'"),
+        (listener(cert_file="c"), "listen[0]: cert_file and key_file go together"),
+        (listener(users_file="u"), "listen[0]: users_file needs cert_file and key_file: passwords are only taken over TLS"),
+        (listener(max_message_bytes=65_535), "listen[0].max_message_bytes: should be greater than or equal to 65536"),
+        (listener(max_message_bytes=2**40 + 1), "listen[0].max_message_bytes: should be less than or equal to"),
+        (listener(max_recipients=99), "listen[0].max_recipients: should be greater than or equal to 100"),
+        (listener(max_clients=0), "listen[0].max_clients: should be greater than or equal to 1"),
+        (listener(max_per_client="1"), "listen[0].max_per_client: should be a whole number, not text"),
+        (listener(networks=["::ffff:10.0.0.0/8"]), "listen[0].networks[0]: should be a network such as"),
+        ({"web": {"bind": "8460"}}, "web.bind: should be 'address:port'"),
         ({"dkim": [{"domain": "a.b", "selector": "a b", "key_file": "k"}]}, "dkim[0].selector: should be letters, digits"),
     ],
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from postward.dsn.build import build
 from postward.dsn.notice import Action, Notice, Recipient
 from postward.dsn.parse import NotStatusReport, RecipientStatus, StatusReport, parse
+from postward.dsn.plain import without_eight_bit
 from postward.dsn.status import status_of
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "build",
     "parse",
     "status_of",
+    "without_eight_bit",
 ]

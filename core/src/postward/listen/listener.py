@@ -1,7 +1,7 @@
 """The open doors: sockets that accept clients, each client on a task of its own, none able to take the others down.
 
-Clients are bounded in all and for each address; who comes beyond that hears 421 and goes. Certificates are read again on
-demand, and a new one that cannot be used leaves the old one in force.
+Clients are bounded at each door, in all and for each address; who comes beyond that hears 421 and goes. Certificates are read
+again on demand, and a new one that cannot be used leaves the old one in force.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from postward.smtp.server import Handler, ServerSettings
 
 _FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# Clients that were gone before they were accepted.
+_GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
 _BREATHE: Final = 0.1
 _BUSY: Final = b"421 4.7.0 too many connections, please come back\r\n"
 _BUSY_WITHIN: Final = 2.0
@@ -56,7 +58,11 @@ class Certificate:
     def reload(self) -> None:
         """Read the files again. Raises `ConfigError`; then what was loaded before stays in use."""
         self._load()
-        self.context.load_cert_chain(*self._files, password="")
+        try:
+            self.context.load_cert_chain(*self._files, password="")
+        except OSError as exc:
+            # They were replaced between the two looks, one after the other.
+            raise ConfigError(f"the certificate or its key changed while it was read: {exc}", key=self._where) from exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +81,7 @@ class Listeners:
     def __init__(self, doors: Sequence[Door], log: FilteringBoundLogger) -> None:
         self._doors, self._log = doors, log
         self._clients = 0
+        self._at = Counter[int]()
         self._from = Counter[tuple[int, str]]()
         self._accepting = trio.CancelScope()
         self._gone = trio.Event()
@@ -108,12 +115,12 @@ class Listeners:
             try:
                 accepted, address = await listening.accept()
             except OSError as exc:
-                if exc.errno not in _FULL:
-                    if exc.errno in (errno.EBADF, errno.EINVAL):
-                        raise
-                    continue  # a client that was gone before it was accepted
-                self._log.error("out-of-files", listener=door.entry.bind, error=exc.strerror)
-                await trio.sleep(_BREATHE)
+                if exc.errno in (errno.EBADF, errno.EINVAL):
+                    raise
+                if exc.errno not in _GONE:
+                    event = "out-of-files" if exc.errno in _FULL else "accept-failed"
+                    self._log.error(event, listener=door.entry.bind, error=exc.strerror)
+                await trio.sleep(0 if exc.errno in _GONE else _BREATHE)
                 continue
             peer = address[0] if isinstance(address, tuple) else ""
             stream = trio.SocketStream(accepted)
@@ -121,10 +128,11 @@ class Listeners:
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             key = (number, peer)
             too_many = bool(peer) and self._from[key] >= door.entry.max_per_client
-            if too_many or self._clients >= door.entry.max_clients:
+            if too_many or self._at[number] >= door.entry.max_clients:
                 clients.start_soon(self._turn_away, stream, peer)
                 continue
             self._clients += 1
+            self._at[number] += 1
             self._from[key] += 1
             clients.start_soon(self._client, door, stream, key)
 
@@ -133,8 +141,10 @@ class Listeners:
             await serve(stream, door.handler, door.settings, peer=key[1])
         except Exception:  # noqa: BLE001 - one client's trouble must not end the others
             self._log.exception("client-crashed", peer=key[1])
+            await trio.aclose_forcefully(stream)
         finally:
             self._clients -= 1
+            self._at[key[0]] -= 1
             self._from[key] -= 1
             if not self._from[key]:
                 del self._from[key]

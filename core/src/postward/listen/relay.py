@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 MAX_HOPS: Final = 100
 _NO_ROOM: Final = Reply(452, ("no room for more mail just now",), "4.3.1")
 _NOT_STORED: Final = Reply(451, ("the message could not be stored",), "4.3.0")
+_NEVER: Final = Reply(554, ("a message of this kind cannot be stored",), "5.6.0")
 _DENIED: Final = Reply(550, ("you may not send mail through this server",), "5.7.1")
 _LOGIN_FIRST: Final = Reply(530, ("log in first",), "5.7.0")
 _LOOP: Final = Reply(554, ("this message goes in circles",), "5.4.6")
@@ -47,7 +48,7 @@ _NOT_HERE: Final = Reply(550, ("no mail is sent to that address",), "5.1.2")
 class Services:
     """What all listeners share. `queued` is told the destinations of a message that has been committed.
 
-    `room(size)` says whether a message of that size may be taken; `paused` is what it says when all is full.
+    `room(size)` says whether a message of that size may be taken.
     """
 
     hostname: Domain
@@ -153,7 +154,9 @@ class _Incoming:
             body = end + 4
             if end < 0:
                 if len(self._head) > MAX_HEADER:
-                    self._header = bytes(self._head)
+                    # Without its end, nobody can say what a signature would be about.
+                    self._header, self._hasher = bytes(self._head), None
+                    self._head.clear()
                 return
         self._header = bytes(self._head[:end])
         if self._hasher is not None:
@@ -185,6 +188,9 @@ class _Incoming:
         except (StoreError, OSError) as exc:
             services.log.error("message-not-stored", peer=session.peer, error=str(exc))
             return _NOT_STORED
+        except ValueError as exc:
+            services.log.warning("message-refused", peer=session.peer, error=str(exc))
+            return _NEVER
         services.log.info(
             "message-queued",
             cid=cid,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from postward.dkim import signing_domain
-from postward.dsn import Action, Notice, Recipient, build, status_of
+from postward.dsn import Action, Notice, Recipient, build, status_of, without_eight_bit
 from postward.log import fresh_cid
 from postward.model import DsnRequest, DsnWish, TlsWish
 from postward.model.content import header_of
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from postward.dkim import Signer
 
 RETURNED: Final = 100 * 1024
+# As the client words it when a server does not offer 8BITMIME.
+_NO_EIGHT_BIT: Final = "554 5.6.3 "
 Kind = Literal["failed", "delayed", "relayed"]
 
 
@@ -50,7 +52,23 @@ class Bouncer:
             ("delayed", outcome.delayed),
             ("relayed", outcome.relayed),
         )
-        return [await self.notice(job.message, kind, told) for kind, told in kinds if told]
+        found = [await self.notice(job.message, kind, told) for kind, told in kinds if told]
+        if job.message.is_bounce and (plainer := await self._plainer(job, outcome)) is not None:
+            found.append(plainer)
+        return found
+
+    async def _plainer(self, job: Job, outcome: Outcome) -> BounceMail | None:
+        """Our own notice once more in ASCII, where the next host could not take it as it was: it must not be lost to that."""
+        message = job.message
+        if not any(end.state == "failed" and end.reply.startswith(_NO_EIGHT_BIT) for end in outcome.ends):
+            return None
+        whole = b"".join([piece async for piece in message.content.pieces()])
+        content = without_eight_bit(whole) if message.eight_bit else None
+        if content is None:
+            return None
+        self.log.info("notice-simplified", about=message.cid)
+        recipients = tuple(NewRecipient(address=each.address, notify=each.notify) for each in job.recipients)
+        return self._mail(content, recipients, message.wish)
 
     async def notice(self, message: QueuedMessage, kind: Kind, told: Sequence[Told]) -> BounceMail:
         """One notice to the sender of `message`, who must not be the null one."""
@@ -58,7 +76,8 @@ class Bouncer:
         assert sender is not None, "nobody is told about mail from the null sender"
         now = self.clock.now()
         required = message.wish is TlsWish.REQUIRE
-        full = message.ret == "FULL" and not required
+        # RET speaks of failures only (RFC 3461 §4.3).
+        full = message.ret == "FULL" and kind == "failed" and not required
         content = build(
             Notice(
                 kind=kind,
@@ -73,20 +92,24 @@ class Bouncer:
                 full=full,
             )
         )
-        header = header_of(content)
+        recipients = (NewRecipient(address=sender, notify=("NEVER",)),)
+        mail = self._mail(content, recipients, TlsWish.REQUIRE if required else TlsWish.FOLLOW)
+        self.log.info("notice-queued", notice=kind, to=str(sender), notice_cid=mail.message.cid, about=message.cid)
+        return mail
+
+    def _mail(self, content: bytes, recipients: tuple[NewRecipient, ...], wish: TlsWish) -> BounceMail:
+        header, now = header_of(content), self.clock.now()
         domain = signing_domain(header, self.signer)
         if domain is not None:
             content = self.signer.sign(content, domain, at=now)
-        cid = fresh_cid()
-        self.log.info("notice-queued", notice=kind, to=str(sender), notice_cid=cid, about=message.cid)
         return BounceMail(
             message=NewMessage(
-                cid=cid,
+                cid=fresh_cid(),
                 sender=None,
-                recipients=(NewRecipient(address=sender, notify=("NEVER",)),),
+                recipients=recipients,
                 received=now,
                 eight_bit=not content.isascii(),
-                wish=TlsWish.REQUIRE if required else TlsWish.FOLLOW,
+                wish=wish,
                 smtputf8=not header.isascii(),
                 is_bounce=True,
             ),
@@ -99,7 +122,7 @@ def _recipient(told: Told, kind: Kind, now: int) -> Recipient:
     return Recipient(
         address=told.recipient.address,
         action=action,
-        status="2.0.0" if kind == "relayed" else status_of(told.reply, permanent=kind == "failed" and not told.expired),
+        status="2.0.0" if kind == "relayed" else status_of(told.reply, permanent=kind == "failed"),
         reply=told.reply,
         orcpt=told.recipient.orcpt,
         remote_mta=told.host,
@@ -113,8 +136,12 @@ async def _beginning(message: QueuedMessage) -> bytes:
     if message.content.whole is not None:
         return message.content.whole[:RETURNED]
     kept = bytearray()
-    async for piece in message.content.pieces():
-        kept += piece
-        if len(kept) >= RETURNED:
-            break
+    try:
+        async for piece in message.content.pieces():
+            kept += piece
+            if len(kept) >= RETURNED:
+                break
+    except OSError:
+        # Whoever waits for the notice is better off with the header than with nothing.
+        return message.content.header
     return bytes(kept[:RETURNED])

@@ -22,6 +22,7 @@ from postward.queue.types import Job, Shards
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from postward.queue.retry import RetryRules
     from postward.queue.spool import Spool
 
 JOBS_BYTES: Final = 8 * 1024 * 1024
@@ -37,6 +38,13 @@ _LATER: Final = (
 _WAITS: Final = "SELECT not_before FROM queue_destinations WHERE domain = ?"
 _DUE: Final = (
     f"SELECT message FROM queue_recipients WHERE domain = ? AND state = {PENDING} AND next_try <= ?"
+    " ORDER BY next_try, message, position"
+)
+
+_OLD: Final = (
+    f"SELECT message FROM queue_recipients JOIN queue_messages ON id = message"
+    f" WHERE domain = ? AND state = {PENDING} AND next_try <= ?"
+    " AND (received <= ? AND told_delay = 0 OR received <= ? OR received <= ? AND sender = '')"
     " ORDER BY next_try, message, position"
 )
 
@@ -114,23 +122,44 @@ def claim(
             if size > JOBS_BYTES:
                 return claims
             seen.add(message)
-            try:
-                found = read_message(database, message, spool)
-                recipients = read_due(database, message, domain, now)
-            except ValueError as exc:
-                claims.damaged.append((message, str(exc)))
-            except OSError as exc:
-                claims.troubled.append((message, f"its file cannot be read: {exc.strerror or exc}"))
-            else:
-                claims.jobs.append(Job(message=found, domain=domain, recipients=recipients))
-                size += len(found.content.whole or found.content.header)
+            size += _add(claims, database, domain, message, now, spool)
     return claims
+
+
+def claim_old(
+    connection: Connection, domain: Domain, now: int, limit: int, taken: Collection[int], spool: Spool, rules: RetryRules
+) -> Claims:
+    """Due messages of a destination, whether it waits or not, that are to be given up or told about by their age."""
+    database, claims = raw(connection), Claims()
+    ages = (now - rules.tell_delay, now - rules.lifetime, now - rules.null_lifetime)
+    for message in _first(database.execute(_OLD, (domain, now, *ages)), limit, taken) or ():
+        _add(claims, database, domain, message, now, spool)
+    return claims
+
+
+def _add(claims: Claims, database: sqlite3.Connection, domain: Domain, message: int, now: int, spool: Spool) -> int:
+    """Read a job into `claims`; returns how much memory it takes."""
+    try:
+        found = read_message(database, message, spool)
+        recipients = read_due(database, message, domain, now)
+    except ValueError as exc:
+        claims.damaged.append((message, str(exc)))
+    except OSError as exc:
+        claims.troubled.append((message, f"its file cannot be read: {exc.strerror or exc}"))
+    else:
+        claims.jobs.append(Job(message=found, domain=domain, recipients=recipients))
+        return len(found.content.whole or found.content.header)
+    return 0
 
 
 def _messages(database: sqlite3.Connection, domain: str, now: int, limit: int, seen: Collection[int]) -> list[int] | None:
     """The first due messages that are not `seen`; None when nothing is due at all."""
+    return _first(database.execute(_DUE, (domain, now)), limit, seen)
+
+
+def _first(rows: sqlite3.Cursor, limit: int, seen: Collection[int]) -> list[int] | None:
     found: dict[int, None] = {}
-    rows, any_due = database.execute(_DUE, (domain, now)), False
+    any_due = False
     for (message,) in rows:
         any_due = True
         if message not in seen and message not in found:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from postward.queue.types import RECIPIENTS_PER_JOB
+
 if TYPE_CHECKING:
     from postward.names import Domain
     from postward.queue.types import Job
@@ -28,11 +30,11 @@ class Destination:
     `lanes` may be at work, `idle` of them waiting for a job; `allowed` is how many there may be just now.
     """
 
-    def __init__(self, domain: Domain, *, most: int, claim: Claim) -> None:
+    def __init__(self, domain: Domain, *, most: int, claim: Claim, first: int = FIRST_LANES) -> None:
         self.domain = domain
         self.taken = Counter[int]()
         self.lanes = self.idle = 0
-        self.allowed = min(FIRST_LANES, most)
+        self.allowed = min(first, most)
         self.dead = False
         self._most = most
         self._claim = claim
@@ -79,6 +81,9 @@ class Destination:
         self.taken[job.message.id] -= 1
         if not self.taken[job.message.id]:
             del self.taken[job.message.id]
+        if len(job.recipients) >= RECIPIENTS_PER_JOB:
+            # The rest of them could not be claimed before.
+            self.more()
 
     @property
     def unfinished(self) -> bool:
@@ -90,7 +95,7 @@ class Destination:
         with trio.move_on_after(patience):
             while not self.dead:
                 if self._jobs:
-                    await trio.lowlevel.checkpoint_if_cancelled()
+                    # Also behind a claim that took longer than the patience, or a slow disk would keep all lanes from working.
                     return self._jobs.popleft()
                 if self._more and not self._claiming:
                     await self._fill()
@@ -118,5 +123,6 @@ class Destination:
         self._more = self._more or len(jobs) >= CLAIM
         self.taken.update(job.message.id for job in jobs)
         self._jobs.extend(jobs)
-        if len(jobs) > 1:
-            self._waiting.unpark(count=len(jobs) - 1)
+        # This lane takes one of them; whoever finds nothing left looks whether there is more.
+        if (others := len(jobs) - 1 + self._more) > 0:
+            self._waiting.unpark(count=others)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from postward.model import Delivery, RecipientOutcome
+from postward.model import Delivery, RecipientOutcome, TlsWish
 from postward.queue.retry import RULES, RetryRules, delay_notice_due, next_try
 from postward.queue.types import End, EndState, Job, QueuedRecipient
 
@@ -22,13 +22,15 @@ class Told:
     recipient: QueuedRecipient
     reply: str
     host: str = ""
-    expired: bool = False
     retry_until: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The ends of a job's recipients, in their order, and what the sender is to be told. `dead`: no server said a word."""
+    """The ends of a job's recipients, in their order, and what the sender is to be told.
+
+    `dead`: no server said a word of it, and none would of other mail.
+    """
 
     ends: tuple[End, ...]
     failed: tuple[Told, ...] = ()
@@ -65,7 +67,7 @@ def outcome_of(
         if again is None:
             ends.append(_end(recipient, said, "failed"))
             if not recipient.notify or "FAILURE" in recipient.notify:
-                failed.append(Told(recipient=recipient, reply=said.reply, host=said.host, expired=not said.permanent))
+                failed.append(told)
             continue
         late = not recipient.told_delay and delay_notice_due(message.received, now, rules=rules)
         tell = late and (not recipient.notify or "DELAY" in recipient.notify)
@@ -79,8 +81,24 @@ def outcome_of(
         failed=() if silent else tuple(failed),
         delayed=() if silent else tuple(delayed),
         relayed=() if silent else tuple(relayed),
-        dead=all(end.state == "deferred" and not end.host for end in ends),
+        dead=_is_dead(job, delivery),
     )
+
+
+def _is_dead(job: Job, delivery: Delivery) -> bool:
+    # As it was said, also of those that are given up now: their age says nothing of the destination.
+    if any(said.delivered or said.permanent or said.host for said in delivery.recipients):
+        return False
+    # A server that spoke, but is not trusted enough for a message that demands TLS, may be good for the others.
+    spoke = any(attempt.bytes_received for attempt in delivery.attempts)
+    return not (spoke and job.message.wish is TlsWish.REQUIRE)
+
+
+def without_reply(job: Job, reply: str) -> Delivery:
+    """What came of a job that no server heard of; `reply` are our own words in the form of a temporary reply."""
+    addresses = [recipient.address for recipient in job.recipients]
+    outcomes = (RecipientOutcome(address=address, delivered=False, permanent=False, reply=reply) for address in addresses)
+    return Delivery(recipients=tuple(outcomes), attempts=())
 
 
 def _end(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -19,8 +20,8 @@ from postward.delivery.keep import Keeper
 from postward.errors import StoreError
 from postward.log import correlated_as
 from postward.model import MICROSECONDS, Delivery, Message, TlsResult
-from postward.queue.destination import Destination
-from postward.queue.outcome import Outcome, outcome_of
+from postward.queue.destination import CLAIM, FIRST_LANES, Destination
+from postward.queue.outcome import Outcome, outcome_of, without_reply
 from postward.queue.retry import RULES, RetryRules, pause_for
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from postward.names import Domain
     from postward.queue.bounce import Bouncer
     from postward.queue.store import Queue
-    from postward.queue.types import Job
+    from postward.queue.types import BounceMail, Job
 
 LANES: Final = 400
 PER_DESTINATION: Final = 10
@@ -40,7 +41,9 @@ TURN: Final = 10.0
 LOOK_AGAIN: Final = 30 * MICROSECONDS
 AFTER_TROUBLE: Final = 5.0
 HELD_BYTES: Final = 32 * 1024 * 1024
+CLAIMS_AT_ONCE: Final = 4
 _REMEMBERED: Final = 10_000
+_CRASHED: Final = "451 4.3.0 delivering this message failed unexpectedly; the log says more"
 
 
 @dataclass(slots=True)
@@ -55,7 +58,10 @@ class RunnerCounts:
 
 
 class Runner:
-    """Delivers from `queue` through `pipeline` while `run` is running. `lanes` bounds all connections together."""
+    """Delivers from `queue` through `pipeline` while `run` is running. `lanes` bounds all connections together.
+
+    `announce` is told the destinations of notices, in place of `wake`.
+    """
 
     def __init__(
         self,
@@ -68,7 +74,9 @@ class Runner:
         lanes: int = LANES,
         per_destination: int = PER_DESTINATION,
         rules: RetryRules = RULES,
+        announce: Callable[[Collection[Domain]], None] | None = None,
     ) -> None:
+        self._announce = announce or self.wake
         self._queue, self._pipeline, self._bouncer = queue, pipeline, bouncer
         self._clock, self._log, self._rules = clock, log, rules
         self._most, self._per_destination = lanes, per_destination
@@ -76,19 +84,26 @@ class Runner:
         self._active: dict[Domain, Destination] = {}
         # How often in a row no server of a destination could be spoken to.
         self._silent: OrderedDict[Domain, int] = OrderedDict()
+        # Destinations that made room for others, and come again behind them.
+        self._rested: set[Domain] = set()
+        self._nursery: trio.Nursery | None = None
         self._kicked = trio.Event()
         self._wanted = False
         self._held = 0
+        self._claiming = trio.CapacityLimiter(CLAIMS_AT_ONCE)
         self._stopping = False
         self._empty = trio.Event()
 
     def wake(self, domains: Collection[Domain]) -> None:
         """Mail for these destinations has been queued."""
         for domain in domains:
-            if (destination := self._active.get(domain)) is not None:
-                destination.more()
-            else:
+            if (destination := self._active.get(domain)) is None:
                 self.kick()
+                continue
+            destination.more()
+            if self._nursery is not None and self._may_grow(destination):
+                # Those that are there may be at work for long.
+                self._start_lane(self._nursery, destination)
 
     def wake_all(self) -> None:
         """Somebody changed what is in the queue: every destination may have mail that is due."""
@@ -104,31 +119,45 @@ class Runner:
         """Begin nothing new, and wait up to `within` seconds for what goes on. Then `run` may be cancelled."""
         self._stopping = True
         for destination in self._active.values():
-            destination.stop()
+            self._give_back(destination)
+        self.kick()
         with trio.move_on_after(within):
             while self._active:
                 await self._empty.wait()
 
     async def run(self) -> None:
         """Deliver until cancelled."""
-        async with trio.open_nursery() as nursery:
-            while not self._stopping:
-                self._kicked = trio.Event()
-                try:
-                    await self._start_due(nursery)
-                    due = await self._queue.next_due(self._active)
-                except StoreError as exc:
-                    self._log.error("queue-unusable", error=str(exc), again_in_seconds=AFTER_TROUBLE)
-                    await trio.sleep(AFTER_TROUBLE)
-                    continue
-                await self._wait(due)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                while not self._stopping:
+                    self._kicked = trio.Event()
+                    try:
+                        await self._start_due(nursery)
+                        due = await self._queue.next_due(self._active)
+                    except StoreError as exc:
+                        self._log.error("queue-unusable", error=str(exc), again_in_seconds=AFTER_TROUBLE)
+                        await trio.sleep(AFTER_TROUBLE)
+                        continue
+                    await self._wait(due)
+        finally:
+            self._nursery = None
 
     async def _start_due(self, nursery: trio.Nursery) -> None:
-        room = self._most - self.counts.lanes
-        domains = await self._queue.due(self._clock.now(), room + 1, self._active)
+        now = self._clock.now()
+        limit = max(self._most - self.counts.lanes, 0) + 1
+        domains = await self._queue.due(now, limit, {*self._active, *self._rested})
+        if len(domains) < limit and self._rested:
+            # All others have their turn.
+            self._rested.clear()
+            domains += await self._queue.due(now, limit - len(domains), {*self._active, *domains})
+        # Lanes may have come and gone meanwhile.
+        room = max(self._most - self.counts.lanes, 0)
         self._wanted = len(domains) > room
-        for domain in domains[:room]:
-            destination = Destination(domain, most=self._per_destination, claim=self._claim)
+        for domain in domains[:room] if not self._stopping else ():
+            # One that has been silent is asked by one connection.
+            first = 1 if domain in self._silent else FIRST_LANES
+            destination = Destination(domain, most=self._per_destination, claim=self._claim, first=first)
             self._active[domain] = destination
             self.counts.destinations = len(self._active)
             self._start_lane(nursery, destination)
@@ -160,7 +189,8 @@ class Runner:
         keeper = Keeper()
         until = trio.current_time() + TURN
         try:
-            while not destination.dead and (job := await destination.next_job(IDLE)) is not None:
+            # A lane that others want does not wait for work.
+            while (job := await destination.next_job(0 if self._wanted else IDLE)) is not None:
                 if self._may_grow(destination):
                     self._start_lane(nursery, destination)
                 try:
@@ -169,6 +199,9 @@ class Runner:
                     self._release(job)
                     destination.done(job)
                 if self._wanted and trio.current_time() > until:
+                    self._rested.add(destination.domain)
+                    break
+                if destination.lanes > destination.allowed:
                     break
         except StoreError as exc:
             self._log.error("queue-unusable", error=str(exc), domain=destination.domain)
@@ -180,6 +213,8 @@ class Runner:
         finally:
             try:
                 await keeper.close()
+            except Exception:  # noqa: BLE001 - how a connection ends is its own trouble
+                self._log.exception("delivery-crashed", domain=destination.domain)
             finally:
                 self._end_lane(destination)
 
@@ -202,7 +237,8 @@ class Runner:
 
     def _may_grow(self, destination: Destination) -> bool:
         return (
-            destination.backlog > 0
+            (destination.backlog > 0 or destination.unfinished)
+            and not destination.dead
             and not destination.idle
             and destination.lanes < destination.allowed
             and self.counts.lanes < self._most
@@ -211,11 +247,15 @@ class Runner:
 
     async def _claim(self, destination: Destination, limit: int) -> list[Job]:
         # Contents come with the jobs: while much of them is in memory already, only as many as are worked on at once.
-        if self._held > HELD_BYTES:
-            limit = 1
-        jobs = await self._queue.claim(destination.domain, self._clock.now(), limit, destination.taken)
-        self._held += sum(_in_memory(job) for job in jobs)
-        return jobs
+        async with self._claiming:
+            scarce = self._held > HELD_BYTES
+            jobs = await self._queue.claim(destination.domain, self._clock.now(), 1 if scarce else limit, destination.taken)
+            if destination.dead:
+                return []
+            if scarce and jobs:
+                destination.more()
+            self._held += sum(_in_memory(job) for job in jobs)
+            return jobs
 
     def _release(self, job: Job) -> None:
         self._held -= _in_memory(job)
@@ -234,29 +274,76 @@ class Runner:
                 dsn=self._bouncer.wishes(job),
             )
             first = not any(recipient.attempts for recipient in job.recipients)
-            delivery = await self._pipeline.deliver_to(job.domain, message, keeper=keeper, results=results, first=first)
+            delivery = await self._deliver(job.domain, message, keeper, results, first=first)
+            crashed = delivery is None
+            delivery = delivery or without_reply(job, _CRASHED)
             outcome = outcome_of(job, delivery, self._clock.now(), rules=self._rules)
             await self._settle(job, outcome, results)
             self._tell(job, delivery, outcome)
+        if crashed:
+            return
         if not outcome.dead:
             self._silent.pop(destination.domain, None)
             destination.succeeded()
         elif destination.suffered():
+            self._give_back(destination)
+            await self._grow_old(destination, delivery.recipients[0].reply)
             await self._wait_with(destination)
+
+    async def _grow_old(self, destination: Destination, reply: str) -> None:
+        """Tell of mail that waits behind a silent destination for long, or give it up, as if each had been tried."""
+        claim = partial(self._queue.claim_old, destination.domain, limit=CLAIM, taken=destination.taken, rules=self._rules)
+        while not self._stopping and (jobs := await claim(now=self._clock.now())):
+            for job in jobs:
+                delivery = without_reply(job, reply)
+                with correlated_as(job.message.cid):
+                    outcome = outcome_of(job, delivery, self._clock.now(), rules=self._rules)
+                    await self._settle(job, outcome, [])
+                    self._tell(job, delivery, outcome)
+
+    async def _deliver(
+        self, domain: Domain, message: Message, keeper: Keeper, results: list[TlsResult], *, first: bool
+    ) -> Delivery | None:
+        try:
+            return await self._pipeline.deliver_to(domain, message, keeper=keeper, results=results, first=first)
+        except Exception:  # noqa: BLE001 - a message that makes us stumble waits as any other, and stands in nobody's way
+            self._log.exception("delivery-crashed", domain=domain)
+            await keeper.close("the delivery of a message crashed")
+            return None
 
     async def _settle(self, job: Job, outcome: Outcome, results: list[TlsResult]) -> None:
         """Store what became of a job, however long that takes: until then, it must not be done again."""
-        bounces = await self._bouncer.notices(job, outcome)
-        while True:
-            try:
-                await self._queue.settle(job, outcome.ends, results=results, bounces=bounces)
-            except StoreError as exc:
-                self._log.error("outcome-not-stored", error=str(exc), again_in_seconds=AFTER_TROUBLE)
-                await trio.sleep(AFTER_TROUBLE)
-            else:
-                break
+        # What a server has taken would be sent again if the end of the program came in between.
+        with trio.CancelScope(shield=True):
+            bounces = await self._notices(job, outcome)
+            stored = await self._store(job, outcome, results, bounces)
+        while not stored:
+            await trio.sleep(AFTER_TROUBLE)
+            stored = await self._store(job, outcome, results, bounces)
         if bounces:
-            self.wake({recipient.address.domain for mail in bounces for recipient in mail.message.recipients})
+            self._announce({recipient.address.domain for mail in bounces for recipient in mail.message.recipients})
+
+    async def _notices(self, job: Job, outcome: Outcome) -> list[BounceMail]:
+        try:
+            return await self._bouncer.notices(job, outcome)
+        except Exception:  # noqa: BLE001 - a notice that cannot be written must not have the message sent again
+            self._log.exception("notice-not-written", sender=str(job.message.sender))
+            return []
+
+    async def _store(self, job: Job, outcome: Outcome, results: list[TlsResult], bounces: list[BounceMail]) -> bool:
+        try:
+            await self._queue.settle(job, outcome.ends, results=results, bounces=bounces)
+        except StoreError as exc:
+            self._log.error("outcome-not-stored", error=str(exc), again_in_seconds=AFTER_TROUBLE)
+        except ValueError:
+            if not bounces:
+                raise
+            self._log.exception("notice-not-written", sender=str(job.message.sender))
+            bounces.clear()
+            return await self._store(job, outcome, results, bounces)
+        else:
+            return True
+        return False
 
     def _tell(self, job: Job, delivery: Delivery, outcome: Outcome) -> None:
         now = self._clock.now()
@@ -265,6 +352,9 @@ class Runner:
                 self.counts.delivered += 1
             elif end.state == "failed":
                 self.counts.failed += 1
+                if job.message.sender is None:
+                    # Nobody is told by mail, so at least whoever reads the log is.
+                    self._log.error("undeliverable-for-good", recipient=str(recipient.address), bounce=job.message.is_bounce)
             else:
                 self.counts.deferred += 1
             self._log.info(

@@ -20,7 +20,7 @@ from postward.names import Domain
 from postward.queue import claim as claiming
 from postward.queue import settle as settling
 from postward.queue.admin import Admin
-from postward.queue.retry import HOUR, MINUTE
+from postward.queue.retry import HOUR, MINUTE, RULES, RetryRules
 from postward.queue.rows import Entry, raw
 from postward.queue.types import ALL, BounceMail, End, Job, Shards
 from postward.queue.writer import Writer
@@ -107,6 +107,16 @@ class Queue(Admin):
         claims = await self._read(
             partial(claiming.claim, domains=domains, now=now, limit=limit, taken=taken, spool=self._spool)
         )
+        return await self._readable(claims, now)
+
+    async def claim_old(
+        self, domain: Domain, now: int, limit: int, taken: Collection[int] = (), rules: RetryRules = RULES
+    ) -> list[Job]:
+        """Due messages for one destination, be it told to wait or not, whose age asks for a decision: a notice, or the end."""
+        work = partial(claiming.claim_old, domain=domain, now=now, limit=limit, taken=taken, spool=self._spool, rules=rules)
+        return await self._readable(await self._read(work), now)
+
+    async def _readable(self, claims: claiming.Claims, now: int) -> list[Job]:
         for message, why in claims.damaged:
             _log.error("queue-message-damaged", message=message, reason=why, hint="it is held: see postward queue list")
         for message, why in claims.troubled:

@@ -67,6 +67,7 @@ class MailService:
             log=app.log,
             lanes=config.delivery.connections // self._shards.count or 1,
             per_destination=config.delivery.connections_per_destination,
+            announce=self.wake,
             rules=RetryRules(
                 lifetime=int(config.delivery.expire_hours * _HOUR),
                 null_lifetime=int(min(config.delivery.expire_hours, 24) * _HOUR),
@@ -159,10 +160,10 @@ class MailService:
         if self._place is not None and len(own) < len(domains):
             for index, socket_of in enumerate(self._place.wakes):
                 theirs = [domain for domain in domains if shard_of(domain) % self._place.count == index]
-                if theirs and index != self._place.index:
+                for start in range(0, len(theirs) if index != self._place.index else 0, _NAMES):
                     # One whose inbox is full has enough to do, and looks by itself from time to time.
                     with suppress(OSError):
-                        socket_of.send(_BETWEEN.join(theirs[:_NAMES]).encode())
+                        socket_of.send(_BETWEEN.join(theirs[start : start + _NAMES]).encode())
 
     async def _listen_to_others(self, place: Place) -> None:
         inbox = trio.socket.from_stdlib_socket(place.inbox)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 
 import trio
@@ -20,6 +21,12 @@ def notify(state: str) -> bool:
         sock.sendto(state.encode(), address)
         return True
     return False
+
+
+def ignore_signals() -> None:
+    """Take no further signal to stop: stopping has begun and is bounded. A worker gets one from each above it."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def watchdog_interval() -> float | None:

@@ -18,8 +18,8 @@ import trio
 
 from postward.app import App
 from postward.service.mail import MailService, shards_of
-from postward.service.notify import keep_alive, notify
-from postward.service.sockets import bind_all, inherited, remove_unix_socket
+from postward.service.notify import ignore_signals, keep_alive, notify
+from postward.service.sockets import bind_all, inherited, remove_unix_sockets
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -60,6 +60,8 @@ async def running(config: Config, place: Place | None = None) -> AsyncIterator[R
             await app.queue.clean()
             mail = MailService(app, sockets, place)
             async with trio.open_nursery() as nursery:
+                # To the very end: stopping may take longer than a watchdog waits.
+                nursery.start_soon(keep_alive)
                 await nursery.start(mail.run)
                 yield Running(app=app, mail=mail, sockets=sockets)
                 await mail.stop()
@@ -71,7 +73,6 @@ async def run_service(config: Config, place: Place | None = None) -> None:
     log: FilteringBoundLogger = structlog.get_logger("postward")
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with running(config, place) as service, trio.open_nursery() as nursery:
-            nursery.start_soon(keep_alive)
             if place is not None:
                 nursery.start_soon(_until_orphaned, place, log)
             _announce(config, place, log)
@@ -83,10 +84,10 @@ async def run_service(config: Config, place: Place | None = None) -> None:
 def _sockets(config: Config, stack: ExitStack, *, own: bool) -> Sequence[socket.socket]:
     handed = inherited(config)
     sockets = bind_all(config) if handed is None else handed
+    if own:
+        stack.callback(remove_unix_sockets, config)
     for sock in sockets:
         stack.enter_context(sock)
-        if own:
-            stack.callback(remove_unix_socket, sock)
     return sockets
 
 
@@ -110,6 +111,7 @@ async def _until_stopped(signals: AsyncIterator[int], mail: MailService, log: Fi
         if number == signal.SIGHUP:
             mail.reload()
             continue
+        ignore_signals()
         notify("STOPPING=1")
         log.info("stopping", signal=signal.Signals(number).name)
         return

@@ -84,19 +84,24 @@ def _remove_stale(path: str) -> None:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(errno.EEXIST, "there is something else in its place")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            # Whoever has a full queue is there as well, and connecting would wait.
+            probe.setblocking(False)
             try:
                 probe.connect(path)
             except ConnectionRefusedError:
                 Path(path).unlink()
+            except BlockingIOError:
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from None
             else:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def remove_unix_socket(sock: socket.socket) -> None:
-    """Take the file of a Unix socket away; nothing happens for any other socket."""
-    if sock.family == socket.AF_UNIX and (path := sock.getsockname()):
-        with contextlib.suppress(OSError):
-            Path(os.fsdecode(path)).unlink()
+def remove_unix_sockets(config: Config) -> None:
+    """Take the files of this configuration's Unix sockets away, at the end."""
+    for entry in config.listen:
+        if entry.bind.startswith("unix:"):
+            with contextlib.suppress(OSError):
+                Path(entry.bind.removeprefix("unix:")).unlink()
 
 
 def inherited(config: Config) -> list[socket.socket] | None:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from postward.errors import PostwardError
-from postward.service.notify import keep_alive, notify
-from postward.service.sockets import INHERITED, bind_all, remove_unix_socket
+from postward.service.notify import ignore_signals, keep_alive, notify
+from postward.service.sockets import INHERITED, bind_all, remove_unix_sockets
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -80,8 +80,7 @@ async def supervise(config: Config, command: Sequence[str], log: FilteringBoundL
     """Run `config.delivery.workers` processes of `command` until SIGTERM or SIGINT. Raises `WorkersFailed`, `ConfigError`."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(sock) for sock in bind_all(config)]
-        for sock in sockets:
-            stack.callback(remove_unix_socket, sock)
+        stack.callback(remove_unix_sockets, config)
         workers = _Workers(command, config.delivery.workers, sockets, stack, log)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as nursery:
@@ -91,6 +90,7 @@ async def supervise(config: Config, command: Sequence[str], log: FilteringBoundL
                     if number == signal.SIGHUP:
                         workers.signal(signal.SIGHUP)
                         continue
+                    ignore_signals()
                     notify("STOPPING=1")
                     log.info("stopping", signal=signal.Signals(number).name)
                     await workers.stop()
@@ -155,7 +155,7 @@ class _Workers:
                 return
             if code == _CANNOT_START and index not in self._ready:
                 self.failed = str(index)
-                self.signal(signal.SIGTERM)
+                await self.stop()
                 return
             if trio.current_time() - started > HEALTHY_AFTER:
                 pause = FIRST_PAUSE
@@ -166,7 +166,8 @@ class _Workers:
     def _is_stopping(self) -> bool:
         return self._stopping
 
-    async def _run_once(self, index: int) -> int:
+    async def _run_once(self, index: int) -> int | None:
+        """Run a worker to its end and return its exit code; None when there was no process to be had."""
         read, write = os.pipe()
         try:
             inbox = self._pairs[index][0]
@@ -184,9 +185,19 @@ class _Workers:
             }
             spawn = partial(trio.lowlevel.open_process, pass_fds=descriptors, env=environment, stdin=subprocess.DEVNULL)
             process = await spawn([*self._command])
+        except OSError as exc:
+            os.close(read)
+            self._log.error("worker-not-started", worker=index, error=str(exc))
+            return None
+        except BaseException:
+            os.close(read)
+            raise
         finally:
             os.close(write)
         self._running[index] = process
+        if self._stopping:
+            # It came too late to hear of it with the others, and has begun nothing.
+            process.kill()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._await_ready, index, read)
