@@ -43,7 +43,9 @@ class Pipeline:
         self.most = Counter[Domain]()
         self.spoke = 0
 
-    async def deliver_to(self, domain: Domain, message: Message, *, keeper: Keeper, results: list[Any]) -> Delivery:
+    async def deliver_to(
+        self, domain: Domain, message: Message, *, keeper: Keeper, results: list[Any], first: bool
+    ) -> Delivery:
         self.offered += [(domain, str(address)) for address in message.recipients]
         self.busy[domain] += 1
         self.most[domain] = max(self.most[domain], self.busy[domain])
