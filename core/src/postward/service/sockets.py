@@ -92,11 +92,17 @@ def _remove_stale(path: str) -> None:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def remove_unix_socket(sock: socket.socket) -> None:
-    """Take the file of a Unix socket away; nothing happens for any other socket."""
-    if sock.family == socket.AF_UNIX and (path := sock.getsockname()):
+def unix_path(sock: socket.socket) -> Path | None:
+    """The file of a Unix socket, to be removed at the end; None for any other socket. A closed one no longer knows it."""
+    path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+    return Path(os.fsdecode(path)) if path else None
+
+
+def remove_unix_socket(path: Path | None) -> None:
+    """Take the file of a Unix socket away, if there is one."""
+    if path is not None:
         with contextlib.suppress(OSError):
-            Path(os.fsdecode(path)).unlink()
+            path.unlink()
 
 
 def inherited(config: Config) -> list[socket.socket] | None:
