@@ -25,7 +25,8 @@ Claim = Callable[["Destination", int], Awaitable["list[Job]"]]
 class Destination:
     """The claimed jobs of one domain. `taken` counts the jobs of each message that must not be claimed again meanwhile.
 
-    `lanes` may be at work, `idle` of them waiting for a job; `allowed` is how many there may be just now.
+    `lanes` may be at work, `idle` of them waiting for a job; `allowed` is how many there may be just now. `deferred`: something
+    of it is to be tried again, at an instant that nobody waits for yet.
     """
 
     def __init__(self, domain: Domain, *, most: int, claim: Claim) -> None:
@@ -33,7 +34,7 @@ class Destination:
         self.taken = Counter[int]()
         self.lanes = self.idle = 0
         self.allowed = min(FIRST_LANES, most)
-        self.dead = False
+        self.dead = self.deferred = False
         self._most = most
         self._claim = claim
         self._jobs: deque[Job] = deque()
