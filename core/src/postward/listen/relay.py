@@ -20,7 +20,7 @@ from postward.model import TlsWish
 from postward.model.content import MAX_HEADER
 from postward.names import Address, Domain, IpAddress
 from postward.queue.types import NewMessage, NewRecipient
-from postward.smtp.server import Reply
+from postward.smtp.server import Refusal, Reply
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -137,6 +137,9 @@ class _Incoming:
 
     async def write(self, piece: bytes) -> None:
         """Take the next piece; the header is looked at when all of it is here."""
+        if b"\0" in piece:
+            # Not allowed in 8-bit text (RFC 2045 §2.8), and a host that drops it would see lines that are none.
+            raise Refusal(554, "5.6.0", "there is a NUL in the message")
         if self._header is None:
             self._collect(piece)
         elif self._hasher is not None:
