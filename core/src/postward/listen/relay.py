@@ -144,7 +144,11 @@ class _Incoming:
             self._collect(piece)
         elif self._hasher is not None:
             self._hasher.update(piece)
-        await self._writer.write(piece)
+        try:
+            await self._writer.write(piece)
+        except StoreError as exc:
+            self._services.log.error("message-not-stored", peer=self._session.peer, error=str(exc))
+            raise Refusal(451, "4.3.0", _NOT_STORED.lines[0]) from exc
 
     def _collect(self, piece: bytes) -> None:
         start = max(len(self._head) - 3, 0)

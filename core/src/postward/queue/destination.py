@@ -25,8 +25,7 @@ Claim = Callable[["Destination", int], Awaitable["list[Job]"]]
 class Destination:
     """The claimed jobs of one domain. `taken` counts the jobs of each message that must not be claimed again meanwhile.
 
-    `lanes` may be at work, `idle` of them waiting for a job; `allowed` is how many there may be just now. `deferred`: something
-    of it is to be tried again, at an instant that nobody waits for yet.
+    `lanes` may be at work, `idle` of them waiting for a job; `allowed` is how many there may be just now.
     """
 
     def __init__(self, domain: Domain, *, most: int, claim: Claim) -> None:
@@ -34,7 +33,7 @@ class Destination:
         self.taken = Counter[int]()
         self.lanes = self.idle = 0
         self.allowed = min(FIRST_LANES, most)
-        self.dead = self.deferred = False
+        self.dead = False
         self._most = most
         self._claim = claim
         self._jobs: deque[Job] = deque()
@@ -80,11 +79,6 @@ class Destination:
         self.taken[job.message.id] -= 1
         if not self.taken[job.message.id]:
             del self.taken[job.message.id]
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether something was queued that no lane has looked for."""
-        return self._more
 
     async def next_job(self, patience: float) -> Job | None:
         """A job for a lane; None when none comes within `patience` seconds, or the destination is stopped."""

@@ -181,7 +181,6 @@ class Runner:
         destination.lanes -= 1
         self.counts.lanes -= 1
         if not destination.lanes:
-            again = destination.unfinished or destination.backlog > 0 or destination.deferred
             for job in destination.leave():
                 self._release(job)
             del self._active[destination.domain]
@@ -189,9 +188,9 @@ class Runner:
             if not self._active:
                 empty, self._empty = self._empty, trio.Event()
                 empty.set()
-            if again:
-                self.kick()
-        if self._wanted:
+            # While it was busy nobody waited for what it has yet to try.
+            self.kick()
+        elif self._wanted:
             self.kick()
 
     def _may_grow(self, destination: Destination) -> bool:
@@ -230,7 +229,6 @@ class Runner:
             delivery = await self._pipeline.deliver_to(job.domain, message, keeper=keeper, results=results)
             outcome = outcome_of(job, delivery, self._clock.now(), rules=self._rules)
             await self._settle(job, outcome, results)
-            destination.deferred |= any(end.state == "deferred" for end in outcome.ends)
             self._tell(job, delivery, outcome)
         if not outcome.dead:
             self._silent.pop(destination.domain, None)
