@@ -134,10 +134,12 @@ class Runner:
         if self._wanted:
             # Everything is taken: the end of any lane is a kick.
             until = now + LOOK_AGAIN
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._at, until, nursery.cancel_scope)
-            await self._kicked.wait()
-            nursery.cancel_scope.cancel()
+        # Not by the clock alone: one that is set back a day would let everything sleep for a day.
+        with trio.move_on_after(LOOK_AGAIN / MICROSECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._at, until, nursery.cancel_scope)
+                await self._kicked.wait()
+                nursery.cancel_scope.cancel()
 
     async def _at(self, instant: int, scope: trio.CancelScope) -> None:
         await self._clock.sleep_until(instant)
