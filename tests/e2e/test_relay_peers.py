@@ -72,7 +72,8 @@ def running(world: Internet) -> Iterator[Relay]:
         with relay(config) as started:
             yield started
             assert started.stop() == 0
-            assert not [line for line in started.lines if line["level"] == "error"]
+            # A machine that is busy with something else looks like a plugin that blocks.
+            assert {line["event"] for line in started.lines if line["level"] == "error"} <= {"loop-blocked"}
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

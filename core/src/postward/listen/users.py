@@ -33,7 +33,7 @@ class Users:
         self._path, self._log = path, log
         self._hasher = PasswordHasher()
         self._limit = trio.CapacityLimiter(AT_ONCE)
-        self._nobody = self._hasher.hash("")
+        self._nobody = ""
         self._hashes: Mapping[str, str] = read_users(path)
         self._stamp = _stamp(path)
 
@@ -43,12 +43,14 @@ class Users:
         known = self._hashes.get(user)
         if len(password) > MAX_PASSWORD:
             return False
-        matches = await trio.to_thread.run_sync(self._verify, known or self._nobody, password, limiter=self._limit)
+        matches = await trio.to_thread.run_sync(self._verify, known, password, limiter=self._limit)
         return matches and known is not None
 
-    def _verify(self, stored: str, password: str) -> bool:
+    def _verify(self, stored: str | None, password: str) -> bool:
+        # Made here, because it costs as much as a check and this is no place that others wait for.
+        self._nobody = self._nobody or self._hasher.hash("")
         try:
-            return bool(self._hasher.verify(stored, password))
+            return bool(self._hasher.verify(stored or self._nobody, password))
         except (VerificationError, InvalidHashError):
             return False
 

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from postward.data_dir import make_data_dir
 from postward.errors import PostwardError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from structlog.typing import FilteringBoundLogger
+
+    from postward.config import Config
 
 NAME: Final = "run.lock"
 WORKERS_MAY_FINISH: Final = 60.0
@@ -31,12 +34,14 @@ class InUse(PostwardError):
 
 
 @asynccontextmanager
-async def locked(data_dir: Path, log: FilteringBoundLogger) -> AsyncIterator[int]:
-    """Hold a directory for a block; gives the descriptor, which workers inherit and so hold the lock, too.
+async def locked(config: Config, log: FilteringBoundLogger) -> AsyncIterator[int]:
+    """Hold the data directory for a block, made where it is missing; gives the descriptor, by which workers hold the lock, too.
 
-    Where a service was killed and its workers are still finishing, it waits for them. Raises `InUse`, and `PostwardError` for a
-    directory that cannot be used.
+    Where a service was killed and its workers are still finishing, it waits for them. Raises `InUse`, and `PostwardError` for
+    a directory that cannot be used.
     """
+    data_dir = config.core.data_dir
+    make_data_dir(config)
     descriptor = _open(data_dir)
     try:
         await _acquire(descriptor, data_dir, log)
@@ -50,7 +55,6 @@ async def locked(data_dir: Path, log: FilteringBoundLogger) -> AsyncIterator[int
 
 def _open(data_dir: Path) -> int:
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
         return os.open(data_dir / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise PostwardError(f"{data_dir / NAME}: {exc.strerror or exc}") from exc

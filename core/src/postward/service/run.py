@@ -57,7 +57,7 @@ async def running(config: Config, place: Place | None = None) -> AsyncIterator[R
     first = place is None or place.index == 0
     async with AsyncExitStack() as stack:
         if place is None:  # the parent of workers has it for them
-            await stack.enter_async_context(locked(config.core.data_dir, structlog.get_logger("postward")))
+            await stack.enter_async_context(locked(config, structlog.get_logger("postward")))
         sockets = _sockets(config, stack, own=place is None)
         async with App(config, service=first, emit=first, shards=shards_of(place)) as app:
             await app.queue.clean()

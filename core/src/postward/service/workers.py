@@ -80,7 +80,7 @@ class WorkersFailed(PostwardError):
 async def supervise(config: Config, command: Sequence[str], log: FilteringBoundLogger) -> None:
     """Run `config.delivery.workers` processes of `command` until SIGTERM or SIGINT. Raises `WorkersFailed`, `ConfigError`."""
     async with AsyncExitStack() as stack:
-        lock = await stack.enter_async_context(locked(config.core.data_dir, log))
+        lock = await stack.enter_async_context(locked(config, log))
         sockets = [stack.enter_context(sock) for sock in bind_all(config)]
         for sock in sockets:
             stack.callback(remove_unix_socket, unix_path(sock))
