@@ -275,6 +275,7 @@ async def test_results_and_bounces_are_stored_with_the_end(tmp_path: Path, size:
     async with opened(tmp_path) as rig:
         await rig.put("x@a.example")
         (job,) = await claim(rig)
+        news = rig.queue.news
         bounce = BounceMail(message=new_message("from@sender.example", sender=None, is_bounce=True), content=b"b" * size)
         await rig.queue.settle(job, ends(job, "failed"), results=[tls_result(1)], bounces=[bounce])
         batch = await rig.store.journal.read("alpha")
@@ -283,6 +284,7 @@ async def test_results_and_bounces_are_stored_with_the_end(tmp_path: Path, size:
         (found,) = await claim(rig, Domain("sender.example"))
         assert (found.message.is_bounce, found.message.sender) == (True, None)
         assert await contents(found) == b"b" * size
+        assert news.is_set()
         assert await rig.wrong() == []
 
 
@@ -357,6 +359,6 @@ async def test_no_wait_is_longer_than_the_longest(tmp_path: Path) -> None:
         await rig.put("x@a.example")
         (job,) = await claim(rig)
         await rig.queue.settle(job, ends(job, "deferred", next_try=NOW + 10**15))
-        assert await rig.queue.next_due() == NOW + rig.queue._longest_wait
+        assert await rig.rows("SELECT next_try FROM queue_recipients") == [(NOW + rig.queue._longest_wait,)]
         await rig.queue.postpone(A, NOW + 10**15)
         assert await rig.queue.next_due() == NOW + rig.queue._longest_wait

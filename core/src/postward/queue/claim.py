@@ -107,8 +107,9 @@ def claim(
         if waits is None or waits[0] > now:
             continue
         messages = _messages(database, domain, now, limit, seen)
-        if not messages and not seen:
+        if messages is None:
             claims.stale.append(domain)
+            continue
         for message in messages:
             if size > JOBS_BYTES:
                 return claims
@@ -126,13 +127,15 @@ def claim(
     return claims
 
 
-def _messages(database: sqlite3.Connection, domain: str, now: int, limit: int, seen: Collection[int]) -> list[int]:
+def _messages(database: sqlite3.Connection, domain: str, now: int, limit: int, seen: Collection[int]) -> list[int] | None:
+    """The first due messages that are not `seen`; None when nothing is due at all."""
     found: dict[int, None] = {}
-    rows = database.execute(_DUE, (domain, now))
+    rows, any_due = database.execute(_DUE, (domain, now)), False
     for (message,) in rows:
+        any_due = True
         if message not in seen and message not in found:
             found[message] = None
             if len(found) >= limit:
                 break
     rows.close()
-    return list(found)
+    return list(found) if any_due else None

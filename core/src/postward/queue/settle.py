@@ -101,7 +101,7 @@ def repair(connection: Connection) -> int:
     query = (
         "SELECT domain FROM (SELECT domain, MIN(next_try) AS first FROM queue_recipients"
         f" WHERE state = {PENDING} GROUP BY domain)"
-        " LEFT JOIN queue_destinations USING (domain) WHERE next_due IS NOT MAX(not_before, first)"
+        " LEFT JOIN queue_destinations USING (domain) WHERE next_due IS NULL OR next_due <> MAX(not_before, first)"
     )
     wrong = [str(domain) for (domain,) in database.execute(query)]
     refresh(database, wrong)
