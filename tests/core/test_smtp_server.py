@@ -18,7 +18,7 @@ from postward.model import Endpoint
 from postward.names import Address, Domain
 from postward.smtp.client import Envelope, Reply, SmtpConnection, SmtpError
 from postward.smtp.content import to_crlf
-from postward.smtp.server import ServerSettings, ServerTimeouts, serve
+from postward.smtp.server import Closing, ServerSettings, ServerTimeouts, serve
 from postward.smtp.whole import Whole
 from postward.tls import TlsError, client_handshake
 from smtp_script import play
@@ -293,3 +293,28 @@ async def test_cancelled_from_outside():
         nursery.cancel_scope.cancel()
     assert await ours.receive_some() == b"220 mx.example ESMTP Postward\r\n"
     assert await ours.receive_some() == b""
+
+
+async def test_a_server_that_ends(autojump_clock):
+    """Who waits between messages hears 421 at once; a message on its way is taken, and its session then ends."""
+    closing, handler = Closing(), Handler()
+    ours, theirs = trio.testing.memory_stream_pair()
+    idle, idle_theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        for stream in (theirs, idle_theirs):
+            nursery.start_soon(lambda stream=stream: serve(stream, handler, SETTINGS, peer="", closing=closing))
+        await idle.send_all(b"EHLO c\r\nMAIL FROM:<>\r\n")
+        await ours.send_all(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@rcpt.example>\r\nDATA\r\nx\r\n")
+        await trio.sleep(1)
+        begin = trio.current_time()
+        closing.begin()
+        assert b"421 4.3.2" in await everything(idle)
+        await ours.send_all(b".\r\n")
+        said = await everything(ours)
+        assert trio.current_time() == begin
+    assert b"250 2.0.0 taken\r\n421 4.3.2" in said
+    assert len(handler.seen) == 1
+
+
+async def everything(stream: trio.abc.Stream) -> bytes:
+    return b"".join([part async for part in stream])

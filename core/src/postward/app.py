@@ -19,6 +19,7 @@ import trio
 from postward import hookspecs
 from postward.clock import Clock, SystemClock
 from postward.core import Core
+from postward.data_dir import make_data_dir
 from postward.delivery.pipeline import Pipeline
 from postward.delivery.results import Results
 from postward.dkim import Signer
@@ -308,16 +309,6 @@ def _naming_the_file(config: Config) -> Iterator[None]:
         yield
     except ConfigError as exc:
         raise ConfigError(exc.message, file=exc.file or str(config.file or ""), key=exc.key, hint=exc.hint) from exc
-
-
-def make_data_dir(config: Config) -> None:
-    """Make the directory of queue, keys and default database. Raises `ConfigError`."""
-    place = config.core.data_dir
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        reason = f"{str(place)[:200]} cannot be made a directory: {exc.strerror or exc}"
-        raise ConfigError(reason, file=str(config.file or ""), key="core.data_dir") from exc
 
 
 def _endless(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[BaseException | None]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from postward.errors import ConfigError
-from postward.smtp.server import serve
+from postward.smtp.server import Closing, serve
 from postward.tls import server_context
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class Listeners:
         self._at = Counter[int]()
         self._from = Counter[tuple[int, str]]()
         self._accepting = trio.CancelScope()
+        self._closing = Closing()
         self._gone = trio.Event()
 
     @property
@@ -101,8 +102,9 @@ class Listeners:
                     task_status.started()
 
     async def close(self, within: float) -> None:
-        """Accept nobody more, and give those who are here `within` seconds to finish."""
+        """Accept nobody more, and give those whose message is on its way `within` seconds to finish."""
         self._accepting.cancel()
+        self._closing.begin()
         for door in self._doors:
             door.socket.close()
         with trio.move_on_after(within):
@@ -138,7 +140,7 @@ class Listeners:
 
     async def _client(self, door: Door, stream: trio.SocketStream, key: tuple[int, str]) -> None:
         try:
-            await serve(stream, door.handler, door.settings, peer=key[1])
+            await serve(stream, door.handler, door.settings, peer=key[1], closing=self._closing)
         except Exception:  # noqa: BLE001 - one client's trouble must not end the others
             self._log.exception("client-crashed", peer=key[1])
             await trio.aclose_forcefully(stream)

@@ -20,7 +20,7 @@ from postward.model import TlsWish
 from postward.model.content import MAX_HEADER
 from postward.names import Address, Domain, IpAddress
 from postward.queue.types import NewMessage, NewRecipient
-from postward.smtp.server import Reply
+from postward.smtp.server import Refusal, Reply
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -138,11 +138,18 @@ class _Incoming:
 
     async def write(self, piece: bytes) -> None:
         """Take the next piece; the header is looked at when all of it is here."""
+        if b"\0" in piece:
+            # Not allowed in 8-bit text (RFC 2045 §2.8), and a host that drops it would see lines that are none.
+            raise Refusal(554, "5.6.0", "there is a NUL in the message")
         if self._header is None:
             self._collect(piece)
         elif self._hasher is not None:
             self._hasher.update(piece)
-        await self._writer.write(piece)
+        try:
+            await self._writer.write(piece)
+        except StoreError as exc:
+            self._services.log.error("message-not-stored", peer=self._session.peer, error=str(exc))
+            raise Refusal(451, "4.3.0", _NOT_STORED.lines[0]) from exc
 
     def _collect(self, piece: bytes) -> None:
         start = max(len(self._head) - 3, 0)

@@ -42,7 +42,7 @@ class Users:
         self._path, self._log = path, log
         self._hasher = PasswordHasher()
         self._limit = trio.CapacityLimiter(AT_ONCE)
-        self._nobody = self._hasher.hash("")
+        self._nobody = ""
         # The stamp first: what changes while the file is read must be noticed.
         self._stamp = _stamp(path)
         self._hashes: Mapping[str, str] = read_users(path)
@@ -56,21 +56,23 @@ class Users:
         if len(password) > MAX_PASSWORD:
             return False
         try:
-            digest = self._digest(user, known or self._nobody, password)
+            digest = self._digest(user, known or "", password)
         except UnicodeEncodeError:
             return False
         if self._known.get(digest, -inf) > trio.current_time():
             await trio.lowlevel.checkpoint()
             return True
-        matches = await trio.to_thread.run_sync(self._verify, known or self._nobody, password, limiter=self._limit)
+        matches = await trio.to_thread.run_sync(self._verify, known, password, limiter=self._limit)
         if not matches or known is None:
             return False
         self._remember(digest)
         return True
 
-    def _verify(self, stored: str, password: str) -> bool:
+    def _verify(self, stored: str | None, password: str) -> bool:
+        # Made here, because it costs as much as a check and this is no place that others wait for.
+        self._nobody = self._nobody or self._hasher.hash("")
         try:
-            return bool(self._hasher.verify(stored, password))
+            return bool(self._hasher.verify(stored or self._nobody, password))
         except (VerificationError, InvalidHashError):
             return False
 

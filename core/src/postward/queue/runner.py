@@ -169,10 +169,12 @@ class Runner:
         if self._wanted:
             # Everything is taken: the end of any lane is a kick.
             until = now + LOOK_AGAIN
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._at, until, nursery.cancel_scope)
-            await self._kicked.wait()
-            nursery.cancel_scope.cancel()
+        # Not by the clock alone: one that is set back a day would let everything sleep for a day.
+        with trio.move_on_after(LOOK_AGAIN / MICROSECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._at, until, nursery.cancel_scope)
+                await self._kicked.wait()
+                nursery.cancel_scope.cancel()
 
     async def _at(self, instant: int, scope: trio.CancelScope) -> None:
         await self._clock.sleep_until(instant)
@@ -222,7 +224,6 @@ class Runner:
         destination.lanes -= 1
         self.counts.lanes -= 1
         if not destination.lanes:
-            again = destination.unfinished or destination.backlog > 0
             for job in destination.leave():
                 self._release(job)
             del self._active[destination.domain]
@@ -230,9 +231,9 @@ class Runner:
             if not self._active:
                 empty, self._empty = self._empty, trio.Event()
                 empty.set()
-            if again:
-                self.kick()
-        if self._wanted:
+            # While it was busy nobody waited for what it has yet to try.
+            self.kick()
+        elif self._wanted:
             self.kick()
 
     def _may_grow(self, destination: Destination) -> bool:

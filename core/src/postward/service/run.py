@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from postward.app import App
+from postward.service.lock import locked
 from postward.service.mail import MailService, shards_of
 from postward.service.notify import ignore_signals, keep_alive, notify
 from postward.service.sockets import bind_all, inherited, remove_unix_sockets
@@ -54,7 +55,9 @@ async def running(config: Config, place: Place | None = None) -> AsyncIterator[R
     """Run the service for a block, and let it finish what it has begun behind it. Raises `PostwardError` at the start."""
     raise_file_limit()
     first = place is None or place.index == 0
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        if place is None:  # the parent of workers has it for them
+            await stack.enter_async_context(locked(config, structlog.get_logger("postward")))
         sockets = _sockets(config, stack, own=place is None)
         async with App(config, service=first, emit=first, shards=shards_of(place)) as app:
             await app.queue.clean()
@@ -81,7 +84,7 @@ async def run_service(config: Config, place: Place | None = None) -> None:
     log.info("stopped")
 
 
-def _sockets(config: Config, stack: ExitStack, *, own: bool) -> Sequence[socket.socket]:
+def _sockets(config: Config, stack: AsyncExitStack, *, own: bool) -> Sequence[socket.socket]:
     handed = inherited(config)
     sockets = bind_all(config) if handed is None else handed
     if own:

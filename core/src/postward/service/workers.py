@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from postward.errors import PostwardError
+from postward.service.lock import locked
 from postward.service.notify import ignore_signals, keep_alive, notify
 from postward.service.sockets import INHERITED, bind_all, remove_unix_sockets
 
@@ -78,10 +79,11 @@ class WorkersFailed(PostwardError):
 
 async def supervise(config: Config, command: Sequence[str], log: FilteringBoundLogger) -> None:
     """Run `config.delivery.workers` processes of `command` until SIGTERM or SIGINT. Raises `WorkersFailed`, `ConfigError`."""
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        lock = await stack.enter_async_context(locked(config, log))
         sockets = [stack.enter_context(sock) for sock in bind_all(config)]
         stack.callback(remove_unix_sockets, config)
-        workers = _Workers(command, config.delivery.workers, sockets, stack, log)
+        workers = _Workers(command, config.delivery.workers, sockets, lock, stack, log)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(keep_alive)
@@ -106,10 +108,11 @@ class _Workers:
         command: Sequence[str],
         count: int,
         sockets: Sequence[socket.socket],
-        stack: ExitStack,
+        lock: int,
+        stack: AsyncExitStack,
         log: FilteringBoundLogger,
     ) -> None:
-        self._command, self._count, self._sockets, self._log = command, count, sockets, log
+        self._command, self._count, self._sockets, self._lock, self._log = command, count, sockets, lock, log
         self.failed = ""
         self._running: dict[int, trio.Process] = {}
         self._ready: set[int] = set()
@@ -172,7 +175,7 @@ class _Workers:
         try:
             inbox = self._pairs[index][0]
             wakes = [pair[1] for pair in self._pairs]
-            descriptors = [*(sock.fileno() for sock in (*self._sockets, inbox, *wakes)), self._lifeline, write]
+            descriptors = [*(sock.fileno() for sock in (*self._sockets, inbox, *wakes)), self._lifeline, self._lock, write]
             environment = {
                 **os.environ,
                 WORKER: f"{index}/{self._count}",

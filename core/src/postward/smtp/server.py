@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Awaitable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Final, Protocol, TypeVar
 
 import structlog
@@ -24,7 +24,7 @@ from postward.smtp.server_protocol import ServerProtocol
 from postward.smtp.settings import ServerSettings, ServerTimeouts, Session
 from postward.tls import TlsError, server_handshake
 
-__all__ = ["Envelope", "Handler", "Refusal", "Reply", "ServerSettings", "ServerTimeouts", "Session", "Sink", "serve"]
+__all__ = ["Closing", "Envelope", "Handler", "Refusal", "Reply", "ServerSettings", "ServerTimeouts", "Session", "Sink", "serve"]
 
 _READ: Final = 64 * 1024
 _CLOSE_WITHIN: Final = 2.0
@@ -35,6 +35,7 @@ _RECIPIENT_OK: Final = Reply(250, ("recipient ok",), "2.1.5")
 _LOGGED_IN: Final = Reply(235, ("welcome",), "2.7.0")
 _NOT_LOGGED_IN: Final = Reply(535, ("user or password is wrong",), "5.7.8")
 _LOGIN_TROUBLE: Final = Reply(454, ("nobody can log in just now, please come back",), "4.7.0")
+_ENDING: Final = Reply(421, ("this server is about to end, please come back",), "4.3.2")
 _TROUBLE: Final = Reply(451, ("something failed here, please come back",), "4.3.0")
 T = TypeVar("T")
 _log = structlog.get_logger("postward.smtp")
@@ -87,13 +88,45 @@ class Handler(Protocol):
         return False
 
 
-async def serve(stream: trio.abc.Stream, handler: Handler, settings: ServerSettings, *, peer: str) -> None:
+class Closing:
+    """Lets the connections of a server that is about to end go: each hears 421 as soon as no message of it is on its way."""
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._waiting: set[trio.CancelScope] = set()
+
+    def begin(self) -> None:
+        """From now on nobody is waited for who has not begun a message (RFC 5321 §3.8)."""
+        self._begun = True
+        for scope in self._waiting:
+            scope.cancel()
+
+    @contextmanager
+    def may_end(self, scope: trio.CancelScope) -> Iterator[None]:
+        """Within this block, `scope` is cancelled when the server ends."""
+        self._waiting.add(scope)
+        if self._begun:
+            scope.cancel()
+        try:
+            yield
+        finally:
+            self._waiting.remove(scope)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the server is about to end."""
+        return self._begun
+
+
+async def serve(
+    stream: trio.abc.Stream, handler: Handler, settings: ServerSettings, *, peer: str, closing: Closing | None = None
+) -> None:
     """Serve one connection from its greeting to its end, STARTTLS included, and close it.
 
     `peer` is the client's IP address, empty over a Unix socket. Never raises for what the client or the network did.
     """
     peer = _plain_address(peer)
-    connection = _Connection(stream, handler, settings, peer)
+    connection = _Connection(stream, handler, settings, peer, closing or Closing())
     try:
         with trio.move_on_after(settings.timeouts.session) as scope:
             await connection.run()
@@ -111,8 +144,10 @@ async def serve(stream: trio.abc.Stream, handler: Handler, settings: ServerSetti
 
 
 class _Connection:
-    def __init__(self, stream: trio.abc.Stream, handler: Handler, settings: ServerSettings, peer: str) -> None:
-        self._transport, self._stream = stream, stream
+    def __init__(
+        self, stream: trio.abc.Stream, handler: Handler, settings: ServerSettings, peer: str, closing: Closing
+    ) -> None:
+        self._transport, self._stream, self._closing = stream, stream, closing
         self._handler, self._settings = handler, settings
         self._session = Session(peer=peer, lmtp=settings.lmtp)
         self._protocol = ServerProtocol(settings, self._session)
@@ -174,9 +209,12 @@ class _Connection:
         event = protocol.next_event()
         while event is None and not protocol.closed:
             await self._flush()
-            with trio.CancelScope(deadline=self._patience()) as scope:
+            with trio.CancelScope(deadline=self._patience()) as scope, self._may_end(scope):
                 data = await self._stream.receive_some(_READ)
             if scope.cancelled_caught:
+                if self._closing.begun and not protocol.in_message:
+                    await self.leave(_ENDING)
+                    return None
                 raise trio.TooSlowError
             if not data:
                 return None
@@ -184,6 +222,9 @@ class _Connection:
             protocol.receive(bytes(data))
             event = protocol.next_event()
         return event
+
+    def _may_end(self, scope: trio.CancelScope) -> AbstractContextManager[None]:
+        return nullcontext() if self._protocol.in_message else self._closing.may_end(scope)
 
     def _patience(self) -> float:
         """When the client must have sent something more: a whole command, or as much of a message as it should."""
