@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from interop import lack
 from postward.lab.zones import SERVFAIL, SILENT, Fault
 from relay_kit import (
     Internet,
@@ -56,11 +57,11 @@ def refusal(config: Path, token: str, body: str = "hello") -> tuple[int, str]:
 @contextmanager
 def small_disk(directory: Path, size: str) -> Iterator[Path]:
     if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root can mount a small disk")
+        lack("only root can mount a small disk")
     directory.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", directory], check=False, capture_output=True)
     if done.returncode:
-        pytest.skip(f"cannot mount a small disk: {done.stderr.decode()}")
+        lack(f"cannot mount a small disk: {done.stderr.decode()}")
     try:
         yield directory
     finally:
@@ -216,10 +217,11 @@ def test_a_resolver_that_is_gone(world: Internet, tmp_path: Path) -> None:
 # --- the clock ---
 
 
-@pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime")
 @pytest.mark.parametrize("jump", [-1, 1], ids=["back", "ahead"])
 def test_a_clock_that_jumps_a_day(world: Internet, tmp_path: Path, jump: int) -> None:
     """Mail that waits is neither given up nor forgotten, in whatever direction the clock was set."""
+    if FAKETIME is None:
+        lack("not installed: faketime")
     config = relay_config(tmp_path, world)
     stamp = tmp_path / "faketime"
     stamp.write_text("+0")
