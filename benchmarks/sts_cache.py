@@ -80,11 +80,9 @@ def fill(connection: Any, first: int, last: int, now: int) -> None:
     rows = []
     for number in range(first, last):
         name = domain(number)
-        fetched = now - random.randrange(18 * HOUR)
-        rows.append(
-            (str(name), "20261125T000000", POLICY.format(name), "enforce", fetched, fetched + 168 * HOUR, fetched, fetched, "", "",
-             "text/plain", fetched + 18 * HOUR)
-        )  # fmt: skip
+        at = now - random.randrange(18 * HOUR)
+        text, until, due = POLICY.format(name), at + 168 * HOUR, at + 18 * HOUR
+        rows.append((str(name), "20261125T000000", text, "enforce", at, until, at, at, "", "", "text/plain", due))
     marks = ", ".join("?" * 12)
     connection.exec_driver_sql(f"INSERT INTO mtasts_policies VALUES ({marks})", rows)
 
@@ -119,9 +117,8 @@ async def measure(folder: Path, sizes: list[int]) -> None:
     )  # type: ignore[arg-type]  # fmt: skip
     gc.collect()
     before, stored = resident(), 0
-    print(
-        f"{'policies':>10}{'warm µs':>10}{'hooks µs':>10}{'none µs':>10}{'cold µs CPU':>13}{'cold µs':>10}{'due ms':>9}{'RSS MB':>9}"
-    )
+    columns = ("policies", "warm µs", "hooks µs", "none µs", "cold CPU µs", "cold µs", "due ms", "RSS MB")
+    print("".join(f"{column:>12}" for column in columns))
     for size in sizes:
         schemas = {"mtasts": tables.SCHEMA}
         url = f"sqlite:///{folder}/results.db"
@@ -160,10 +157,8 @@ async def measure(folder: Path, sizes: list[int]) -> None:
             due = (time.perf_counter() - started) * 1e3
             gc.collect()
             grown = (resident() - before) / 1e6
-            print(
-                f"{size:>10}{warm:>10.1f}{hooked:>10.1f}{none:>10.1f}{cold:>13.0f}{wall:>10.0f}{due:>9.1f}{grown:>9.1f}",
-                flush=True,
-            )
+            figures = (warm, hooked, none, cold, wall, due, grown)
+            print(f"{size:>12}" + "".join(f"{figure:>12.1f}" for figure in figures), flush=True)
 
 
 def main() -> None:

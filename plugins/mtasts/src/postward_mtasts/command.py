@@ -54,7 +54,7 @@ class _Verbs:
             from postward_mtasts.look import look
 
             seen = await look(core, name)
-            found = self._plugin.judge(seen)
+            found = self._plugin.findings(seen)
             if json:
                 emit_json_line(show.seen_json(seen, found))
             else:

@@ -21,7 +21,7 @@ from postward_mtasts import cache, record, tables
 from postward_mtasts.cache import Entry, Lookup, Step
 from postward_mtasts.fetch import FetchError, fetch
 from postward_mtasts.flight import SingleFlight
-from postward_mtasts.memory import Memory, Remembered
+from postward_mtasts.memory import Memory, remembered
 from postward_mtasts.record import RecordError, StsRecord
 
 if TYPE_CHECKING:
@@ -55,11 +55,10 @@ class Discovery:
         known = self.memory.get(domain, now)
         if known is not None:
             # Only what leaves nothing to decide; anything else is decided by what the store says now.
-            entry = known.entry
-            if entry is None and found is Lookup.ABSENT:
+            if found is Lookup.ABSENT and not known.record_id:
                 return None
-            if entry is not None and isinstance(found, StsRecord) and entry.record_id == found.id and entry.valid(now):
-                await self._in_use(entry, now)
+            if isinstance(found, StsRecord) and found.id == known.record_id and now < known.expires:
+                await self._in_use(domain, known.last_use, now)
                 return known.policy
         return await self._decide(domain, found, failure, await self.load(domain))
 
@@ -73,7 +72,7 @@ class Discovery:
         if isinstance(found, StsRecord) and entry is not None and (step is Step.PROBLEM or entry.record_id != found.id):
             failure = cache.backed_off(entry)
         if step is Step.CACHED and entry is not None:
-            await self._in_use(entry, now)
+            await self._in_use(domain, entry.last_use, now)
             return cache.apply(entry, (cache.fallback(failure),) if failure else ())
         if step is Step.FORGET and entry is not None:
             await self.forget(entry)
@@ -112,10 +111,10 @@ class Discovery:
             )
             now = self._core.clock.now()
             if entry is not None and entry.valid(now) and entry.mode is not Mode.NONE:
-                await self._in_use(entry, now)
+                await self._in_use(domain, entry.last_use, now)
                 return cache.apply(entry, (cache.fallback(failure),))
             return cache.problem(domain, failure, exc.evidence)
-        await self._in_use(renewed, self._core.clock.now())
+        await self._in_use(domain, renewed.last_use, self._core.clock.now())
         return cache.apply(renewed)
 
     async def fetch(self, domain: Domain, record_id: str, entry: Entry | None) -> Entry:
@@ -148,8 +147,7 @@ class Discovery:
         return entry
 
     def _remember(self, domain: Domain, entry: Entry | None) -> None:
-        policy = cache.apply(entry) if entry is not None and entry.text else None
-        self.memory.put(domain, Remembered(entry=entry, policy=policy, read=self._core.clock.now()))
+        self.memory.put(domain, remembered(entry, self._core.clock.now()))
 
     async def forget(self, *entries: Entry) -> None:
         """Drop what is remembered, unless it has changed since it was read."""
@@ -157,11 +155,11 @@ class Discovery:
         for entry in entries:
             self.memory.drop(entry.domain)
 
-    async def _in_use(self, entry: Entry, now: int) -> None:
+    async def _in_use(self, domain: Domain, last_use: int, now: int) -> None:
         """Remember that the policy is needed; a day's precision is enough and spares a write per delivery."""
-        if now - entry.last_use >= cache.DAY:
-            await self._core.store.results.write(lambda connection: tables.touch(connection, entry.domain, now))
-            self.memory.drop(entry.domain)
+        if now - last_use >= cache.DAY:
+            await self._core.store.results.write(lambda connection: tables.touch(connection, domain, now))
+            self.memory.drop(domain)
 
 
 def _fetch_error(reason: str, detail: str) -> Failure:

@@ -12,29 +12,45 @@ from typing import Final
 
 from postward.model import MICROSECONDS, TlsPolicy
 from postward.names import Domain
+from postward_mtasts import cache
 from postward_mtasts.cache import Entry
 
-MAX_DOMAINS: Final = 10_000
-MAX_OCTETS: Final = 32 << 20
+MAX_DOMAINS: Final = 8_000
+MAX_OCTETS: Final = 24 << 20
 TRUSTED_FOR: Final = 60 * MICROSECONDS
 """How long the store is not asked again: other processes and the `mtasts cache` commands change it too."""
 
-_FIXED: Final = 1500
-_PER_CHARACTER: Final = 5
+_FIXED: Final = 1200
+_PER_CHARACTER: Final = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remembered:
-    """What the store said of a domain at `read`: nothing, or an entry and the policy that it means."""
+    """What the store said of a domain at `read`: nothing (then `record_id` is empty), or which policy, until when.
 
-    entry: Entry | None
-    policy: TlsPolicy | None
+    `octets` is about how much memory it takes.
+    """
+
+    record_id: str = ""
+    expires: int = 0
+    last_use: int = 0
+    policy: TlsPolicy | None = None
     read: int
+    octets: int = _FIXED
 
-    @property
-    def octets(self) -> int:
-        """About how much memory it takes: the text, and the patterns and lines made of it."""
-        return _FIXED + _PER_CHARACTER * (len(self.entry.text) if self.entry else 0)
+
+def remembered(entry: Entry | None, read: int) -> Remembered:
+    """What is worth keeping at hand of an entry: the policy as it is applied, not its text."""
+    if entry is None or not entry.text:
+        return Remembered(read=read)
+    return Remembered(
+        record_id=entry.record_id,
+        expires=entry.expires,
+        last_use=entry.last_use,
+        policy=cache.apply(entry),
+        read=read,
+        octets=_FIXED + _PER_CHARACTER * len(entry.text),
+    )
 
 
 class Memory:

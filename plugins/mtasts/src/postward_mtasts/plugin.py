@@ -128,11 +128,11 @@ class MtaSts:
             return None
         from postward_mtasts.look import look
 
-        return self.judge(await look(self._core, domain))
+        return self.findings(await look(self._core, domain))
 
-    def judge(self, seen: Seen) -> Sequence[Finding]:
+    def findings(self, seen: Seen) -> Sequence[Finding]:
         """What there is to say of a domain that was looked at."""
-        from postward_mtasts.checks import findings
+        from postward_mtasts import checks
 
         own, served = self.hosted.get(seen.domain), self._served.get(seen.domain)
-        return findings(seen, own, served, self._core.hostname, self._core.clock.now())
+        return checks.findings(seen, own, served, self._core.hostname, self._core.clock.now())
