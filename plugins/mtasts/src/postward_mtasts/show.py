@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from shutil import get_terminal_size
+from textwrap import wrap
 from typing import Any, Final
 
-from postward.cli.output import emit_json_line, say, table
-from postward.model import MICROSECONDS, Finding, Mode, Severity
+from postward.cli.output import emit_json_line, is_terminal, say, table
+from postward.model import MICROSECONDS, Finding, Severity
 from postward.names import Domain
 from postward.tls import pattern_matches
 from postward_mtasts import policy
@@ -69,7 +71,18 @@ def show_seen(seen: Seen, found: Sequence[Finding]) -> None:
         say(f"  ... {len(lines) - 40} more lines")
     if texts or lines:
         say("")
-    table(("", "finding", "why", "fix"), [(_WORDS[each.severity], each.what, each.why, each.fix) for each in found])
+    for each in found:
+        for mark, text in ((_WORDS[each.severity], each.what), ("", each.why), ("  fix:" if each.fix else "", each.fix)):
+            for line in _wrapped(text):
+                say(f"{mark:<9}{line}")
+                mark = ""
+
+
+def _wrapped(text: str) -> list[str]:
+    """The lines of a text on a terminal; in a pipe it stays one."""
+    if not is_terminal():
+        return [text] if text else []
+    return wrap(text, get_terminal_size().columns - 10, break_long_words=False, break_on_hyphens=False)
 
 
 def _matches(read: StsPolicy | None, host: Domain) -> bool | None:
@@ -107,16 +120,15 @@ def show_entries(entries: Sequence[Entry], now: int) -> None:
         say("Nothing is remembered.")
         return
     table(
-        ("domain", "mode", "mx", "fetched", "expires", "used", "last error"),
+        ("domain", "mode", "state", "fetched", "expires", "used"),
         [
             (
                 entry.domain.unicode,
                 entry.mode if entry.text else "-",
-                _few(_read(entry)),
+                _state(entry, now),
                 _ago(entry.fetched, now),
                 _ahead(entry.expires, now),
                 _ago(entry.last_use, now),
-                entry.last_error or "-",
             )
             for entry in entries
         ],
@@ -127,7 +139,7 @@ def show_entry(entry: Entry, now: int) -> None:
     """Everything about a domain, with the text as it was served."""
     rows = [
         ("domain", entry.domain.unicode),
-        ("state", "valid" if entry.valid(now) else "expired" if entry.text else "no policy was ever had"),
+        ("state", _state(entry, now)),
         ("id", entry.record_id or "-"),
         ("mode", entry.mode if entry.text else "-"),
         ("served as", entry.media_type or "-"),
@@ -183,11 +195,12 @@ def _read(entry: Entry) -> StsPolicy | None:
         return None
 
 
-def _few(read: StsPolicy | None) -> str:
-    if read is None or read.mode is Mode.NONE:
-        return "-"
-    more = f" +{len(read.mx) - 2}" if len(read.mx) > 2 else ""
-    return ",".join(read.mx[:2]) + more
+def _state(entry: Entry, now: int) -> str:
+    if not entry.text:
+        return "not fetched"
+    if not entry.valid(now):
+        return "expired"
+    return "not renewed" if entry.last_error else "valid"
 
 
 def _seconds(instant: int) -> int | None:
