@@ -66,7 +66,7 @@ FOUND = st.sampled_from([StsRecord(id="1"), StsRecord(id="2"), *Lookup])
 
 @given(st.none() | ENTRY, FOUND)
 def test_an_enforced_policy_is_never_given_up_before_it_expires(entry: Entry | None, found: StsRecord | Lookup) -> None:
-    """§3.3: whatever DNS says, a valid policy acts, or a newer one is fetched."""
+    """RFC 8461 §3.3: whatever DNS says, a valid policy acts, or a newer one is fetched."""
     step = next_step(entry, found, NOW)
     if entry is not None and entry.valid(NOW) and entry.mode is not Mode.NONE:
         assert step is Step.CACHED or (step is Step.FETCH and isinstance(found, StsRecord) and found.id != entry.record_id)
@@ -84,4 +84,23 @@ def test_the_migration_makes_what_the_models_say() -> None:
         for migration in tables.SCHEMA.migrations:
             migration(Operations(context))
         assert compare_metadata(context, tables.Base.metadata) == []
+    engine.dispose()
+
+
+def test_a_cache_of_the_first_version_is_kept() -> None:
+    """RFC 8461 §3.3: an upgrade must not forget policies; whoever waits for that moment would get the mail."""
+    engine = sa.create_engine("sqlite://")
+    with engine.begin() as connection:
+        operations = Operations(MigrationContext.configure(connection))
+        first, *others = tables.SCHEMA.migrations
+        first(operations)
+        connection.exec_driver_sql(
+            "INSERT INTO mtasts_policies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            ("b.example", "1", TEXT, "enforce", NOW, NOW + 7 * DAY, NOW, NOW, "", ""),
+        )
+        for migration in others:
+            migration(operations)
+        entry = tables.load(connection, DOMAIN)
+    assert entry is not None
+    assert (entry.text, entry.mode, entry.valid(NOW), entry.media_type, entry.due) == (TEXT, Mode.ENFORCE, True, "", 0)
     engine.dispose()

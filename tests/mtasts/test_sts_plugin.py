@@ -48,7 +48,7 @@ async def test_a_policy_is_found(sts: Any, autojump_clock: MockClock, mode: str)
 
 
 async def test_no_record_no_policy(sts: Any, autojump_clock: MockClock) -> None:
-    """§3.1: without a record nothing is fetched."""
+    """RFC 8461 §3.1: without a record nothing is fetched."""
     sts.publish()
     sts.serve()
     assert await sts.ask() is None
@@ -58,14 +58,14 @@ async def test_no_record_no_policy(sts: Any, autojump_clock: MockClock) -> None:
 
 
 async def test_the_record_is_asked_at_the_domain_as_written(sts: Any, autojump_clock: MockClock) -> None:
-    """§3.4: not at its parent, nor at a name that a CNAME leads to."""
+    """RFC 8461 §3.4: not at its parent, nor at a name that a CNAME leads to."""
     destination = Destination(domain=Domain("b.example"), hosts=(), canonical=Domain("elsewhere.example"))
     await sts.plugin.domain_policy(destination)
     assert list(sts.core.dns.queries) == [("_mta-sts.b.example", "TXT")]
 
 
 async def test_an_alias_at_the_record_is_followed(sts: Any, autojump_clock: MockClock) -> None:
-    """§8.2: delegation by CNAME; the policy host stays that of the domain."""
+    """RFC 8461 §8.2: delegation by CNAME; the policy host stays that of the domain."""
     sts.core.dns.set_zone("b.example", "_mta-sts CNAME _mta-sts.host.example.\n")
     sts.core.dns.set_zone("host.example", '_mta-sts TXT "v=STSv1; id=1"\n')
     sts.serve()
@@ -83,7 +83,7 @@ async def test_an_alias_at_the_record_is_followed(sts: Any, autojump_clock: Mock
     ],
 )
 async def test_records_that_name_no_policy(sts: Any, autojump_clock: MockClock, records: list[str], reason: str) -> None:
-    """§3.1: discovery stops; that is recorded (RFC 8461 §6)."""
+    """RFC 8461 §3.1: discovery stops; that is recorded (RFC 8461 §6)."""
     sts.publish(*records)
     sts.serve()
     assert problem_of(await sts.ask()) == (FETCH, reason)
@@ -105,7 +105,7 @@ async def test_a_silent_resolver_does_not_break_the_hook(sts: Any, autojump_cloc
 
 
 async def test_a_failed_fetch_without_a_cache_is_recorded(sts: Any, autojump_clock: MockClock) -> None:
-    """§3.3: deliver as without MTA-STS."""
+    """RFC 8461 §3.3: deliver as without MTA-STS."""
     sts.publish("v=STSv1; id=1")
     sts.page(404)
     assert problem_of(await sts.ask()) == (FETCH, "http-status-404")
@@ -120,7 +120,7 @@ async def test_an_invalid_policy_shows_what_was_served(sts: Any, autojump_clock:
 
 
 async def test_back_off_of_five_minutes_per_id(sts: Any, autojump_clock: MockClock) -> None:
-    """§3.3: no second GET of the same id within five minutes; another id is fetched at once."""
+    """RFC 8461 §3.3: no second GET of the same id within five minutes; another id is fetched at once."""
     sts.publish("v=STSv1; id=1")
     sts.page(500)
     await sts.ask()
@@ -156,7 +156,7 @@ async def test_back_off_also_holds_for_an_expired_policy_of_the_same_id(sts: Any
 
 
 async def test_the_same_id_is_not_fetched_again(sts: Any, autojump_clock: MockClock) -> None:
-    """§3.1: the id says whether the policy changed, also after a restart."""
+    """RFC 8461 §3.1: the id says whether the policy changed, also after a restart."""
     sts.publish("v=STSv1; id=1")
     sts.serve()
     first = await sts.ask()
@@ -179,7 +179,7 @@ async def test_a_new_id_brings_the_new_policy_and_its_text(sts: Any, autojump_cl
 
 
 async def test_a_cached_policy_survives_everything(sts: Any, autojump_clock: MockClock) -> None:
-    """§3.3: MUST apply a cached, unexpired policy when none can be found or fetched; §6: and report why."""
+    """RFC 8461 §3.3: MUST apply a cached, unexpired policy when none can be found or fetched; §6: and report why."""
     sts.publish("v=STSv1; id=1")
     sts.serve()
     assert (await sts.ask()).notes == ()
@@ -203,7 +203,7 @@ async def test_a_cached_policy_survives_everything(sts: Any, autojump_clock: Moc
 
 
 async def test_an_expired_policy_does_not_act(sts: Any, autojump_clock: MockClock) -> None:
-    """§3.2: max_age counts from the fetch; asking does not prolong it."""
+    """RFC 8461 §3.2: max_age counts from the fetch; asking does not prolong it."""
     sts.publish("v=STSv1; id=1")
     sts.serve(max_age=1000)
     await sts.ask()
@@ -217,7 +217,7 @@ async def test_an_expired_policy_does_not_act(sts: Any, autojump_clock: MockCloc
 
 
 async def test_mode_none_is_as_no_policy(sts: Any, autojump_clock: MockClock) -> None:
-    """§5: none; the policy is remembered so that nothing is fetched again."""
+    """RFC 8461 §5: none; the policy is remembered so that nothing is fetched again."""
     sts.publish("v=STSv1; id=1")
     sts.serve("none")
     assert await sts.ask() is None
@@ -227,7 +227,7 @@ async def test_mode_none_is_as_no_policy(sts: Any, autojump_clock: MockClock) ->
 
 
 async def test_a_withdrawn_policy_is_forgotten(sts: Any, autojump_clock: MockClock) -> None:
-    """§8.3: mode none, then the record goes."""
+    """RFC 8461 §8.3: mode none, then the record goes."""
     sts.publish("v=STSv1; id=1")
     sts.serve("none")
     await sts.ask()
@@ -241,7 +241,7 @@ async def test_a_withdrawn_policy_is_forgotten(sts: Any, autojump_clock: MockClo
 
 
 async def test_a_withdrawn_policy_that_returns_broken_is_a_problem(sts: Any, autojump_clock: MockClock) -> None:
-    """§6: a fetch that failed although there is a valid record is reported; mode none is nothing to fall back to."""
+    """RFC 8461 §6: a fetch that failed although there is a valid record is reported; mode none is nothing to fall back to."""
     sts.publish("v=STSv1; id=1")
     sts.serve("none")
     await sts.ask()
@@ -329,7 +329,7 @@ def peer(host: str) -> TlsPeer:
 
 
 async def test_the_host_that_was_dialled_is_verified(sts: Any, autojump_clock: MockClock) -> None:
-    """§4.2: the certificate must be valid for the MX host name, not for a pattern or another host of the policy."""
+    """RFC 8461 §4.2: the certificate must be valid for the MX host name, not for a pattern or another host of the policy."""
     sts.publish("v=STSv1; id=1")
     sts.serve(mx="*.b.example")
     policy = await sts.ask()

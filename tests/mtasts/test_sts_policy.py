@@ -14,19 +14,19 @@ EXAMPLE = (
 
 
 def test_the_example_of_the_rfc() -> None:
-    """§3.2."""
+    """RFC 8461 §3.2."""
     expected = StsPolicy(mode=Mode.ENFORCE, max_age=604800, mx=("mail.example.com", "*.example.net", "backupmx.example.com"))
     assert parse(EXAMPLE) == parse(EXAMPLE.replace("\r\n", "\n")) == parse(EXAMPLE.removesuffix("\r\n")) == expected
 
 
 def test_white_space_order_and_empty_lines_do_not_matter() -> None:
-    """§3.2 grammar: `*WSP` behind the colon and at the end; the version need not come first."""
+    """RFC 8461 §3.2 grammar: `*WSP` behind the colon and at the end; the version need not come first."""
     text = "max_age:\t 9 \t\nmx:a.example\n\nmode:   testing\nversion:STSv1\n\n"
     assert parse(text) == StsPolicy(mode=Mode.TESTING, max_age=9, mx=("a.example",))
 
 
 def test_the_first_of_duplicates_counts_and_unknown_fields_are_kept() -> None:
-    """§3.2: "only the first value is considered", except for mx."""
+    """RFC 8461 §3.2: "only the first value is considered", except for mx."""
     text = EXAMPLE + "mode: none\nmax_age: x\nversion: STSv2\nnew: a \xfc b\nnew: c\nMode: none\n"
     read = parse(text)
     assert (read.mode, read.max_age) == (Mode.ENFORCE, 604800)
@@ -34,20 +34,20 @@ def test_the_first_of_duplicates_counts_and_unknown_fields_are_kept() -> None:
 
 
 def test_an_extension_may_hold_any_utf8() -> None:
-    """§3.2 grammar: UTF8-2 to UTF8-4, which is more than letters; supersets must be accepted."""
+    """RFC 8461 §3.2 grammar: UTF8-2 to UTF8-4, which is more than letters; supersets must be accepted."""
     read = parse(EXAMPLE + "new: a\x85b\u2028\U0001f600\n")
     assert read.extensions == (("new", "a\x85b\u2028\U0001f600"),)
     assert lines("new: \x85\x9b31m") == ("new: \N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}31m",)
 
 
 def test_max_age_is_a_year_at_most() -> None:
-    """§3.2: maximum 31557600; larger values are taken as that."""
+    """RFC 8461 §3.2: maximum 31557600; larger values are taken as that."""
     assert parse(EXAMPLE.replace("604800", "9999999999")).max_age == MAX_AGE == 31557600
     assert parse(EXAMPLE.replace("604800", "0")).max_age == 0
 
 
 def test_mode_none_needs_no_mx() -> None:
-    """§3.2: mx is required unless the mode is none."""
+    """RFC 8461 §3.2: mx is required unless the mode is none."""
     assert parse("version: STSv1\nmode: none\nmax_age: 86400\n").mode is Mode.NONE
     with pytest.raises(PolicyError, match="without any mx"):
         parse("version: STSv1\nmode: testing\nmax_age: 86400\n")

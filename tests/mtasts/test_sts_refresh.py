@@ -26,7 +26,7 @@ def note_of(policy: TlsPolicy | None) -> str:
 
 
 async def test_policies_are_renewed_daily_though_the_id_is_the_same(sts: Any, autojump_clock: MockClock) -> None:
-    """§3.3, §10.2: proactively, whatever the record says."""
+    """RFC 8461 §3.3, §10.2: proactively, whatever the record says."""
     sts.publish("v=STSv1; id=1")
     sts.serve(max_age=10 * 86_400)
     await sts.ask()
