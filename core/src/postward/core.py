@@ -59,7 +59,7 @@ class Commands(Protocol):
     """
 
     def add(self, function: Callable[..., Any], name: str | None = None, help: str | None = None) -> None:
-        """Add a verb; its name defaults to that of the function, its help to the docstring.
+        """Add a verb; its name defaults to that of the function, its help to the docstring. `cache list` is a verb of a group.
 
         Raises `PluginError` for a name that is taken and for an async function.
         """

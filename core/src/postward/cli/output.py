@@ -28,6 +28,11 @@ def plugins_print_aside() -> AbstractContextManager[object]:
     return redirect_stdout(sys.stderr)
 
 
+def say(text: str) -> None:
+    """Print one line for people. What a terminal would obey is shown instead."""
+    sys.stdout.write(escape(text) + "\n")
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
     """Print rows: a table on a terminal (NO_COLOR is obeyed), aligned columns without frames elsewhere."""
     texts = [[escape(str(cell)) for cell in row] for row in rows]

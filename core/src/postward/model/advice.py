@@ -25,12 +25,17 @@ class Schema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebRoute:
-    """A page below `/<plugin>/`. `handler` is a Starlette endpoint; `title` puts it into the navigation."""
+    """A page below `/<plugin>/`. `handler` is a Starlette endpoint; `title` puts it into the navigation.
+
+    With `host`, it is a page for strangers instead: answered under that host name alone (any port), without login or
+    navigation, and `path` is that of the URL, such as `/.well-known/mta-sts.txt`.
+    """
 
     path: str
     handler: Callable[..., Any]
     title: str = ""
     methods: tuple[str, ...] = ("GET",)
+    host: Domain | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
