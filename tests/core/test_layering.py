@@ -21,6 +21,7 @@ PUBLIC = {
     "postward.clock",
     "postward.config",
     "postward.core",
+    "postward.delivery",
     "postward.dkim",
     "postward.dns",
     "postward.errors",
