@@ -12,7 +12,7 @@ import structlog
 import structlog.testing
 
 from postward.delivery.compose import prior_verdict
-from postward.delivery.route import find_route, resolve_host
+from postward.delivery.route import RouteError, find_route, resolve_host
 from postward.dns import ZoneResolver
 from postward.hookspecs import hookimpl
 from postward.lab.ca import DAY, Authority, tlsa
@@ -278,16 +278,19 @@ async def test_address_literals_are_left_alone() -> None:
 
 
 async def test_without_a_validating_resolver_dane_is_off_and_says_so_once() -> None:
-    """RFC 7672 §2.1.1: no security-aware resolver, no DANE."""
+    """RFC 7672 §2.1.1: no security-aware resolver, no DANE; back with it, and each change is said once."""
     rig = Rig()
-    rig.dns.validating, rig.dns.problems = False, ("no AD",)
     with structlog.testing.capture_logs() as logs:
-        assert await rig.find() is None
-        assert await rig.find() is None
-    assert [(entry["log_level"], entry["problems"]) for entry in logs] == [("error", ["no AD"])]
-    assert rig.asked() == []
-    rig.dns.validating = None
-    assert await rig.find() is not None
+        for validating in (True, False, False, None, False, True):
+            rig.dns.validating, rig.dns.problems = validating, () if validating else ("no AD",)
+            rig.dns.queries.clear()
+            assert (await rig.find() is None) is (validating is False)
+            assert rig.asked() == ([] if validating is False else ["_25._tcp.mx.example.org"])
+    assert [(entry["log_level"], entry["event"].partition(":")[0]) for entry in logs] == [
+        ("error", "DANE is off"),
+        ("warning", "DANE is on again"),
+    ] * 2
+    assert logs[0]["problems"] == ["no AD"]
 
 
 @pytest.mark.parametrize(
@@ -331,9 +334,9 @@ async def test_mandatory_dane_that_is_there() -> None:
     assert await rig.judge(policy) == PASSED
 
 
-async def test_audit_only() -> None:
+async def test_audit() -> None:
     """RFC 7672 §9.1: recorded and reported, never in the way."""
-    rig = Rig(audit_only=["example.org"])
+    rig = Rig(audit=["example.org"])
     assert (await rig.policy()).mode is Mode.TESTING
     rig.dns.fault("_25._tcp.mx.example.org", "TLSA", "SERVFAIL")
     policy = await rig.policy()
@@ -348,9 +351,7 @@ async def test_policies_of_others_are_not_judged() -> None:
     assert await rig.judge(dataclasses.replace(policy, data=None)) is None
 
 
-@pytest.mark.parametrize(
-    "config", [{"mandatory": ["no domain"]}, {"unknown": 1}, {"mandatory": ["a.b"], "audit_only": ["A.b"]}]
-)
+@pytest.mark.parametrize("config", [{"mandatory": ["no domain"]}, {"unknown": 1}, {"mandatory": ["a.b"], "audit": ["A.b"]}])
 def test_configuration_that_makes_no_sense(config: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):
         Dane.Config(**config)

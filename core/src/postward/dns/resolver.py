@@ -78,6 +78,8 @@ class SystemResolver:
         what the network or a name server did is in the answer.
         """
         domain, rdtype = Domain(name), rdtype.upper()
+        if cached := self._cache.get((str(domain), rdtype), trio.current_time()):
+            return cached
         if domain.is_literal:
             raise InvalidName(f"an address literal has no DNS records: {domain}")
         try:

@@ -6,7 +6,6 @@ has another name, says more than "no match".
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from postward.model import PASSED, Failure, ResultType, Verdict
 from postward.names import Domain
 from postward.tls import check_names, check_path
 from postward_dane.der import public_key_info
-from postward_dane.tlsa import CERTIFICATE, DANE_EE, DANE_TA, FULL, SHA256, TlsaRecord
+from postward_dane.tlsa import CERTIFICATE, DANE_EE, DANE_TA, FULL, TlsaRecord, associated
 
 MAX_CHAIN: Final = 20
 MAX_ANCHORS: Final = 20
@@ -89,12 +88,7 @@ class _Certificate:
 
     def matches(self, record: TlsaRecord) -> bool:
         selected = self.der if record.selector == CERTIFICATE else self.key
-        if not selected:
-            return False
-        if record.matching == FULL:
-            return selected == record.data
-        digest = hashlib.sha256 if record.matching == SHA256 else hashlib.sha512
-        return digest(selected).digest() == record.data
+        return bool(selected) and associated(selected, record.matching) == record.data
 
 
 def _anchors(records: Sequence[TlsaRecord], chain: Sequence[bytes]) -> Iterator[bytes]:
