@@ -1,4 +1,4 @@
-"""The DANE plugin as operators set it: mandatory, audit only, digests, and a resolver that does not validate (RFC 7672 §6, §9.1)."""
+"""The DANE plugin as operators set it: mandatory, audit, digests, and a resolver that does not validate (RFC 7672 §6, §9.1)."""
 
 from __future__ import annotations
 
