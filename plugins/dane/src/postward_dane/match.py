@@ -25,6 +25,8 @@ from postward_dane.tlsa import CERTIFICATE, DANE_EE, DANE_TA, FULL, TlsaRecord, 
 
 MAX_CHAIN: Final = 20
 MAX_ANCHORS: Final = 20
+MAX_SIGNATURES: Final = 60
+"""Signatures checked with bare keys, for one verdict: with keys of 16,384 bits each takes more than a millisecond."""
 
 NO_MATCH: Final = "dane-no-match"
 # A whole certificate from DNS that has nothing to do with the chain did not match, just as its digest would not.
@@ -94,16 +96,19 @@ class _Certificate:
 def _anchors(records: Sequence[TlsaRecord], chain: Sequence[bytes]) -> Iterator[bytes]:
     """The certificates that DANE-TA records make trust anchors, each once.
 
-    The leaf is nobody's authority. A whole certificate counts though the server did not send it (RFC 7671 §5.2.2); so does
-    a whole key, which makes every certificate that it signed the end of the path (RFC 7671 §5.2.3).
+    The leaf is nobody's authority, also where the server sends it twice. A whole certificate counts though the server did not
+    send it (RFC 7671 §5.2.2); so does a whole key, which makes every certificate that it signed the end of the path (RFC 7671
+    §5.2.3).
     """
     seen: set[bytes] = set()
-    for der in chain[1:]:
+    above = [der for der in chain[1:] if der != chain[0]]
+    for der in above:
         certificate = _Certificate(der)
         if der not in seen and any(certificate.matches(record) for record in records):
             seen.add(der)
             yield der
-    keys = {_Certificate(der).key for der in chain[1:]}
+    keys = {_Certificate(der).key for der in above}
+    left = iter(range(MAX_SIGNATURES))
     for record in [record for record in records if record.matching == FULL][:MAX_ANCHORS]:
         if record.selector == CERTIFICATE:
             # A leaf that is published as a whole is still no authority.
@@ -111,7 +116,7 @@ def _anchors(records: Sequence[TlsaRecord], chain: Sequence[bytes]) -> Iterator[
         elif record.data in keys:
             found = []  # the certificate is there, and its constraints count
         else:
-            found = [der for der in chain if _signed_by(der, record.data)]
+            found = [der for der in chain if next(left, None) is not None and _signed_by(der, record.data)]
         for der in found:
             if der not in seen:
                 seen.add(der)
