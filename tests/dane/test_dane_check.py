@@ -218,6 +218,15 @@ def test_what_people_see() -> None:
     assert "error: the certificate of mx.example.org" in world(WRONG).command("check", "example.org").stdout
 
 
+def test_what_strangers_write_is_shown_and_never_obeyed() -> None:
+    """A certificate may hold anything, also what a terminal would obey."""
+    nasty = AUTHORITY.issue([MX], cn="\x1b[2J\nok: fine", not_before=NOW - DAY)
+    result = world(tlsa(nasty.certificate), issued=nasty).command("check", "example.org")
+    assert "\x1b" not in result.stdout
+    assert "\nok: fine" not in result.stdout
+    assert "fine" in result.stdout
+
+
 # --- for `postward check` and `postward records` ---
 
 

@@ -37,6 +37,7 @@ class Row:
     issued: Issued | None = LEAF
     fault: tuple[str, str, tuple[tuple[int, str], ...]] | None = None
     security: str = "secure"
+    validating: bool = True
     config: dict[str, Any] = field(default_factory=dict)
     kind: str = "tlsa"
     domain: str = MX
@@ -94,6 +95,13 @@ ROWS = {
     "mandatory, unusable": Row(
         (UNUSABLE,), config={"mandatory": ["example.test"]}, details=(("dane-required", "all-unusable-records"),)
     ),
+    "resolver off": Row((WRONG,), validating=False, kind="no-policy-found", domain="example.test", failed=0, delivered=True),
+    "resolver off, mandatory": Row(
+        (tlsa(LEAF.certificate),),
+        validating=False,
+        config={"mandatory": ["example.test"]},
+        details=(("dane-required", "resolver-does-not-validate"),),
+    ),
     "none": Row(kind="no-policy-found", domain="example.test", failed=0, delivered=True),
     "unsigned": Row((WRONG,), security="insecure", kind="no-policy-found", domain="example.test", failed=0, delivered=True),
 }
@@ -110,6 +118,7 @@ async def test_what_is_counted(name: str) -> None:
         rig.plugins.add("dane", Dane(Dane.Config(**row.config), core))
         zone = "@ MX 10 mx1\nmx1 A 192.0.2.1\n" + "".join(f"_25._tcp.mx1 TLSA {record}\n" for record in row.records)
         rig.dns.set_zone("example.test", zone, row.security)  # type: ignore[arg-type]
+        rig.dns.validating = row.validating
         if row.fault:
             rig.dns.fault(row.fault[0], rcode=row.fault[1], ede=row.fault[2])
         rig.mx1.context = row.issued.server_context() if row.issued else None
@@ -131,3 +140,34 @@ def details(found: Counter[Any]) -> Counter[tuple[str, str]]:
         value = json.loads(key.detail)
         told[value["result-type"], value.get("failure-reason-code", "")] += number
     return told
+
+
+async def test_records_do_not_change_the_order_of_hosts() -> None:
+    """RFC 7672 §2.2.1: a host of worse preference must not jump ahead because it has TLSA records."""
+    async with make_rig() as rig:
+        core: Any = SimpleNamespace(plugin="dane", dns=rig.dns, clock=rig.pipeline.clock, log=structlog.get_logger())
+        rig.plugins.add("dane", Dane(Dane.Config(), core))
+        rig.mx2.context = LEAF.server_context()
+        zone = "@ MX 10 mx1\n@ MX 20 mx2\nmx1 A 192.0.2.1\nmx2 A 192.0.2.2\n"
+        rig.dns.set_zone("example.test", f"{zone}_25._tcp.mx2 TLSA {tlsa(LEAF.certificate)}\n")
+        done = await rig.deliver()
+        assert [attempt.host for attempt in done.attempts] == [MX]
+        rig.dns.set_zone("example.test", f"{zone}_25._tcp.mx1 TLSA {WRONG}\n_25._tcp.mx2 TLSA {tlsa(LEAF.certificate)}\n")
+        done = await rig.deliver()
+        assert [attempt.host for attempt in done.attempts] == [MX, "mx2.example.test"]
+        assert done.recipients[0].delivered
+
+
+async def test_the_name_in_the_handshake_is_the_base_domain() -> None:
+    """RFC 7672 §8.1, RFC 7671 §10.2: SNI is the TLSA base domain, behind an alias the name at its end."""
+    shown: list[str] = []
+    async with make_rig() as rig:
+        core: Any = SimpleNamespace(plugin="dane", dns=rig.dns, clock=rig.pipeline.clock, log=structlog.get_logger())
+        rig.plugins.add("dane", Dane(Dane.Config(), core))
+        context = LEAF.server_context()
+        context.sni_callback = lambda connection, name, _: shown.append(name)
+        rig.mx1.context = context
+        rig.dns.set_zone("example.test", "@ MX 10 mx1\nmx1 CNAME real.provider.test.\n")
+        rig.dns.set_zone("provider.test", f"real A 192.0.2.1\n_25._tcp.real TLSA {tlsa(LEAF.certificate)}\n")
+        assert (await rig.deliver()).recipients[0].delivered
+    assert shown == ["real.provider.test"]

@@ -5,6 +5,7 @@ For whoever checks or advises. Mail takes another way, `postward.delivery`, whic
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -40,7 +41,9 @@ async def fetch_peer(
                 await connection.aclose()
     except trio.TooSlowError:
         raise NoPeer(f"{endpoint.address} did not answer within {within:g} s") from None
-    except (OSError, SmtpError, TlsError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+    except OSError as exc:
+        raise NoPeer(os.strerror(exc.errno) if exc.errno else " ".join(str(exc).split())[:300]) from exc
+    except (SmtpError, TlsError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
         raise NoPeer(" ".join(str(exc).split())[:300] or type(exc).__name__) from exc
 
 

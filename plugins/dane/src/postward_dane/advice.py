@@ -81,10 +81,10 @@ _ORDER: Final = (Severity.ERROR, Severity.WARNING, Severity.OK)
 
 
 def _which(host: SeenHost) -> str:
-    matching = [str(each.record)[:24] for each in host.records if each.verdict is not None and each.verdict.passed]
+    matching = [str(each.record)[:14] for each in host.records if each.verdict is not None and each.verdict.passed]
     if host.verdict is None:
         return f"{len(host.usable)} signed records of {host.base}"
-    return f"{', '.join(matching)}… matches" if matching else "its records match"
+    return f"{'…, '.join(matching)}… matches" if matching else "its records match"
 
 
 def _of_host(survey: Survey, host: SeenHost, core: Core) -> Iterator[Finding]:
@@ -129,7 +129,7 @@ def _of_records(survey: Survey, host: SeenHost) -> Iterator[Finding]:
     if host.usable:
         for each in host.records:
             if each.why and "stronger" not in each.why:
-                yield _warning(f"a record of {host.base} cannot be used: {str(each.record)[:40]}", each.why, "remove it")
+                yield _warning(f"a record of {host.base} cannot be used: {str(each.record)[:14]}…", each.why, "remove it")
 
 
 def _of_certificate(survey: Survey, host: SeenHost, now: int) -> Iterator[Finding]:
@@ -145,7 +145,7 @@ def _of_certificate(survey: Survey, host: SeenHost, now: int) -> Iterator[Findin
     for each in host.usable:
         if each.verdict is None or each.verdict.passed:
             continue
-        yield _ok(f"a record matches nothing that {host.name} shows: {str(each.record)[:40]}; right only for a key to come")
+        yield _ok(f"a record matches nothing that {host.name} shows: {str(each.record)[:14]}…; right only for a key to come")
     matching = [each.record for each in host.usable if each.verdict is not None and each.verdict.passed]
     if all(record.usage == DANE_EE and record.selector == CERTIFICATE for record in matching):
         yield _warning(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from postward.cli.output import emit_json_line, table
+from postward.cli.output import emit_json_line, line, table
 from postward.errors import ConfigError, InvalidName
 from postward.model import MICROSECONDS, Destination, Finding, MxHost, Severity, day_of
 from postward.names import Domain
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from postward_dane.plugin import Dane
 
 PortOption = Annotated[int, typer.Option("--port", min=1, max=65535, help="TCP port of the mail hosts.")]
+_STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.ERROR: "bold red"}
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 
 
@@ -87,7 +88,7 @@ def register(plugin: Dane, commands: Commands) -> None:
                 if json:
                     emit_json_line({"host": name, "owner": owner, "error": trouble})
                 else:
-                    typer.echo(f"nothing can be said of {name}: {trouble}", err=True)
+                    line(f"nothing can be said of {name}: {trouble}", error=True)
                 return 1
             planned = rollover.plan([each.record for each in found.records], serving, new, ttl=found.ttl)
             if json:
@@ -146,66 +147,71 @@ def _show_records(owner: Domain, chain: tuple[bytes, ...], *, as_json: bool) -> 
         return
     for place, (record, certificate) in enumerate(zip(records, described, strict=True)):
         whose = "the server's own key" if place == 0 else "an authority above it; the server must send this certificate"
-        typer.echo(f"; {certificate.subject}, until {_day(certificate.expires)}: {whose}")
-        typer.echo(advice.zone_line(owner, record))
+        line(f"; {_who(certificate)}, until {_day(certificate.expires)}: {whose}")
+        typer.echo(advice.zone_line(owner, record))  # never wrapped: it is to be copied
 
 
 def _show_survey(found: seen.Survey, told: tuple[Finding, ...]) -> None:
-    rows: list[tuple[object, ...]] = []
-    for host in found.hosts:
-        state = f"{host.tlsa or '-'} {host.tlsa_failure}".strip()
-        addresses = host.addresses_security or host.error or "-"
-        rows.append((host.name, addresses, state, host.base or "-", _shown_verdict(host.verdict)))
-    if rows:
-        mx = "no MX records, the host itself" if not found.from_mx else f"MX {found.mx_security}"
-        typer.echo(f"{found.domain}: {mx}")
-        table(("HOST", "ADDRESSES", "TLSA", "BASE", "CERTIFICATE"), rows)
+    if found.hosts:
+        line(f"{found.domain}: " + (f"MX {found.mx_security}" if found.from_mx else "no MX records, the host itself"))
+        rows = [
+            (
+                host.name,
+                host.addresses_security or host.error or "-",
+                f"{host.tlsa or '-'} {host.tlsa_failure}".strip(),
+                _shown_verdict(host.verdict),
+                f"{_who(host.certificate)}, until {_day(host.certificate.expires)}" if host.certificate else "-",
+            )
+            for host in found.hosts
+        ]
+        table(("HOST", "ADDRESSES", "TLSA", "MATCH", "CERTIFICATE"), rows)
+        line()
     records = [
         (host.base or host.name, _short(each), each.why or "usable", _shown_verdict(each.verdict))
         for host in found.hosts
         for each in host.records
     ]
     if records:
-        typer.echo("")
         table(("BASE", "RECORD", "USE", "MATCH"), records)
-    for host in found.hosts:
-        if host.certificate is not None:
-            names = ", ".join(host.certificate.names) or "no names"
-            typer.echo(f"\n{host.name} shows {names}, until {_day(host.certificate.expires)} ({host.protocol}, {host.address})")
-    typer.echo("")
+        line()
     for each in told:
-        typer.echo(f"{each.severity.value}: {each.what}")
+        line(f"{each.severity.value}: {each.what}", style=_STYLES[each.severity])
         for more in (each.why, each.fix):
             if more:
-                typer.echo(f"  {more}")
+                line(f"  {more}")
 
 
 def _show_plan(owner: Domain | None, planned: rollover.Plan) -> None:
     for title, records in (
         ("in use now", planned.current),
-        ("for the new certificate", planned.coming),
+        ("of the new certificate", planned.coming),
         ("matching nothing", planned.idle),
         ("to publish", planned.publish),
         ("to remove", planned.remove),
     ):
+        if records:
+            line(f"; {title}")
         for record in records:
-            typer.echo(f"; {title}")
             typer.echo(advice.zone_line(owner, record))
-    typer.echo("")
+    line()
     for number, step in enumerate(planned.steps, 1):
-        typer.echo(f"{number}. {step}")
+        line(f"{number}. {step}")
 
 
 def _short(each: seen.SeenRecord) -> str:
     text = str(each.record)
-    return text if len(text) <= 30 else f"{text[:28]}…"
+    return text if len(text) <= 16 else f"{text[:14]}…"
+
+
+def _who(certificate: pem.Described) -> str:
+    return certificate.subject or ", ".join(certificate.names[:3]) or "a certificate without a name"
 
 
 def _shown_verdict(verdict: Verdict | None) -> str:
     if verdict is None:
         return "-"
     failure = verdict.failure
-    return "matches" if failure is None else f"{failure.result_type.value} {failure.reason}".strip()
+    return "matches" if failure is None else failure.reason or failure.result_type.value
 
 
 def _day(instant: int) -> str:
