@@ -42,6 +42,22 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
         _plain_table(columns, texts)
 
 
+def line(text: str = "", *, style: str = "", error: bool = False) -> None:
+    """Print one line, harmless whatever it holds: wrapped between words on a terminal, as it is elsewhere.
+
+    `style` is rich's, such as `bold red`. `error` sends it to standard error.
+    """
+    stream = sys.stderr if error else sys.stdout
+    text = escape(text)
+    if not text or not stream.isatty():
+        stream.write(text + "\n")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=error).print(Text(text, style))
+
+
 def _rich_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
