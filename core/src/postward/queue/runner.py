@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -42,6 +42,8 @@ LOOK_AGAIN: Final = 30 * MICROSECONDS
 AFTER_TROUBLE: Final = 5.0
 HELD_BYTES: Final = 32 * 1024 * 1024
 CLAIMS_AT_ONCE: Final = 4
+REMEMBERED_SECONDS: Final = 10.0
+"""So long it is known that a job has been settled; who tells of jobs from elsewhere must do it in much less."""
 _REMEMBERED: Final = 10_000
 _CRASHED: Final = "451 4.3.0 delivering this message failed unexpectedly; the log says more"
 
@@ -87,6 +89,8 @@ class Runner:
         # Destinations that made room for others, and come again behind them.
         self._rested: set[Domain] = set()
         self._nursery: trio.Nursery | None = None
+        # Jobs that were settled a short while ago, of which another process may still tell.
+        self._done: OrderedDict[tuple[int, Domain], float] = OrderedDict()
         self._kicked = trio.Event()
         self._wanted = False
         self._held = 0
@@ -94,13 +98,17 @@ class Runner:
         self._stopping = False
         self._empty = trio.Event()
 
-    def wake(self, domains: Collection[Domain]) -> None:
-        """Mail for these destinations has been queued."""
+    def wake(self, domains: Collection[Domain], jobs: Sequence[Job] = ()) -> None:
+        """Mail for these destinations has been queued: `jobs`, as far as they are at hand, committed this moment."""
+        at_hand: dict[Domain, list[Job]] = {}
+        for job in jobs:
+            at_hand.setdefault(job.domain, []).append(job)
         for domain in domains:
             if (destination := self._active.get(domain)) is None:
                 self.kick()
                 continue
-            destination.more()
+            if domain not in at_hand or not all(self._hand_over(destination, job) for job in at_hand[domain]):
+                destination.more()
             if self._nursery is not None and self._may_grow(destination):
                 # Those that are there may be at work for long.
                 self._start_lane(self._nursery, destination)
@@ -110,6 +118,22 @@ class Runner:
         for destination in self._active.values():
             destination.more()
         self.kick()
+
+    def _hand_over(self, destination: Destination, job: Job) -> bool:
+        """Whether nobody needs to look for this job, because it was taken or has been done already."""
+        number = job.message.id
+        if number in destination.taken or (number, job.domain) in self._done:
+            return True
+        if self._held > HELD_BYTES or not destination.offer(job):
+            return False
+        self._held += _in_memory(job)
+        return True
+
+    def _remember(self, job: Job) -> None:
+        now = trio.current_time()
+        self._done[job.message.id, job.domain] = now
+        while now - next(iter(self._done.values())) > REMEMBERED_SECONDS:
+            self._done.popitem(last=False)
 
     def kick(self) -> None:
         """Look into the queue now."""
@@ -280,6 +304,7 @@ class Runner:
             delivery = delivery or without_reply(job, _CRASHED)
             outcome = outcome_of(job, delivery, self._clock.now(), rules=self._rules)
             await self._settle(job, outcome, results)
+            self._remember(job)
             self._tell(job, delivery, outcome)
         if crashed:
             return

@@ -7,7 +7,6 @@ is finished, and what is queued stays on disk.
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -23,7 +22,8 @@ from postward.queue.disk import room
 from postward.queue.poke import NAME, listen
 from postward.queue.retry import RetryRules
 from postward.queue.runner import Runner
-from postward.queue.types import Shards, shard_of
+from postward.queue.types import Shards
+from postward.service.between import Between
 from postward.smtp.server import ServerSettings
 from postward.supervise import keep_running
 
@@ -34,14 +34,11 @@ if TYPE_CHECKING:
     from postward.app import App
     from postward.config import ListenConfig
     from postward.queue.store import Queue
+    from postward.queue.types import Job
     from postward.service.workers import Place
 
 CLIENTS_MAY_FINISH: Final = 10.0
 DELIVERIES_MAY_FINISH: Final = 30.0
-_BETWEEN: Final = "\n"
-_ALL: Final = b"*"
-_NAMES: Final = 100
-_DATAGRAM: Final = 65536
 _HOUR: Final = 3600 * MICROSECONDS
 
 
@@ -55,7 +52,7 @@ class MailService:
 
     def __init__(self, app: App, sockets: Sequence[socket.socket], place: Place | None = None) -> None:
         config = app.config
-        self._app, self._log, self._place = app, app.log, place
+        self._app, self._log = app, app.log
         self.queue: Queue = app.queue
         self._shards = shards_of(place)
         self._data_dir = config.core.data_dir
@@ -74,6 +71,7 @@ class MailService:
                 tell_delay=int(config.delivery.delay_notice_hours * _HOUR),
             ),
         )
+        self._between = Between(place, self.runner.wake, self.runner.wake_all) if place is not None else None
         self._certificates: list[Certificate] = []
         services = Services(
             hostname=config.core.hostname,
@@ -126,8 +124,8 @@ class MailService:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.listeners.run)
             nursery.start_soon(keep_running, "queue", self._deliver, self._log)
-            if self._place is not None:
-                nursery.start_soon(self._listen_to_others, self._place)
+            if self._between is not None:
+                nursery.start_soon(self._between.run)
             if self._shards.index == 0:
                 await nursery.start(listen, self._data_dir / NAME, self._wake_all)
             task_status.started()
@@ -152,35 +150,19 @@ class MailService:
 
     # --- between listeners and runners ---
 
-    def wake(self, domains: Collection[Domain]) -> None:
-        """Mail for these destinations is in the queue: tell the runners that they belong to."""
+    def wake(self, domains: Collection[Domain], jobs: Sequence[Job] = ()) -> None:
+        """Mail for these destinations is in the queue, with `jobs` at hand: tell the runners that they belong to."""
         own = [domain for domain in domains if self._shards.has(domain)]
         if own:
-            self.runner.wake(own)
-        if self._place is not None and len(own) < len(domains):
-            for index, socket_of in enumerate(self._place.wakes):
-                theirs = [domain for domain in domains if shard_of(domain) % self._place.count == index]
-                for start in range(0, len(theirs) if index != self._place.index else 0, _NAMES):
-                    # One whose inbox is full has enough to do, and looks by itself from time to time.
-                    with suppress(OSError):
-                        socket_of.send(_BETWEEN.join(theirs[start : start + _NAMES]).encode())
-
-    async def _listen_to_others(self, place: Place) -> None:
-        inbox = trio.socket.from_stdlib_socket(place.inbox)
-        while True:
-            data = await inbox.recv(_DATAGRAM)
-            if data == _ALL:
-                self.runner.wake_all()
-            else:
-                self.runner.wake([Domain(name) for name in data.decode().split(_BETWEEN)])
+            self.runner.wake(own, jobs)
+        if self._between is not None and len(own) < len(domains):
+            self._between.tell(domains, jobs)
 
     def _wake_all(self) -> None:
         """An operator has changed the queue: every worker is to look at all of its part."""
         self.runner.wake_all()
-        for index, inbox in enumerate(self._place.wakes if self._place else ()):
-            if index != self._shards.index:
-                with suppress(OSError):
-                    inbox.send(_ALL)
+        if self._between is not None:
+            self._between.tell_all()
 
     def _room(self, size: int) -> bool:
         return room(self._data_dir, size=size)

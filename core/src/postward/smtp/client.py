@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from postward.smtp.client_protocol import ClientProtocol, Step, Transaction
-from postward.smtp.content import DotStuffer, has_proper_lines
+from postward.smtp.content import DotStuffer, has_proper_lines, stuffed
 from postward.smtp.envelope import Envelope
 from postward.smtp.reply import Limits, Reply, SmtpError
 
@@ -180,8 +180,7 @@ class SmtpConnection:
             if not self.content_begun:
                 await self._write(b".\r\n")
             elif isinstance(content, bytes) and len(content) <= _BLOCK:
-                stuffer = DotStuffer()
-                await self._write(stuffer.feed(content) + stuffer.finish())
+                await self._write(stuffed(content))
             else:
                 await self._write_watching(transaction, content)
             await self._take_replies(transaction)
