@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postward.queue import DiskRules, RetryRules, delay_notice_due, next_try, room
+from postward.queue.disk import FRESH_SECONDS, Room
 from postward.queue.retry import DAY, HOUR, MINUTE
 from postward.queue.store import LONGEST_WAIT
 
@@ -77,3 +78,22 @@ def test_a_file_system_without_a_number_of_files_has_room(monkeypatch: pytest.Mo
 def test_there_is_no_room_where_nobody_can_look(tmp_path: Path) -> None:
     assert not room(tmp_path / "gone")
     assert room(tmp_path, DiskRules(min_free_bytes=0, min_free_files=0))
+
+
+def test_room_is_looked_up_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, looks = 0.0, []
+
+    def look(_path: Path) -> SimpleNamespace:
+        looks.append(now)
+        return SimpleNamespace(f_bavail=100 - 50 * len(looks), f_frsize=1, f_files=0, f_favail=0)
+
+    monkeypatch.setattr(os, "statvfs", look)
+    place = Room(Path("x"), DiskRules(min_free_bytes=0), clock=lambda: now)
+    assert place.has(50)
+    assert not place.has(51)
+    now = FRESH_SECONDS - 0.1
+    assert place.has(50)
+    now = FRESH_SECONDS
+    assert place.has(0)
+    assert not place.has(1)
+    assert looks == [0.0, FRESH_SECONDS]

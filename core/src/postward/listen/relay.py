@@ -131,7 +131,7 @@ class _Incoming:
     def __init__(self, services: Services, session: Session, envelope: Envelope, *, submission: bool) -> None:
         self._services, self._session, self._envelope = services, session, envelope
         self._submission = submission
-        self._writer: Writer = services.queue.writer()
+        self._writer: Writer = services.queue.writer(proper=True)
         self._hasher = BodyHasher() if services.signer.domains else None
         self._head = bytearray()
         self._header: bytes | None = None

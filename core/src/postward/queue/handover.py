@@ -12,16 +12,16 @@ from postward.names import Domain
 from postward.queue.rows import message_of, recipient_of
 from postward.queue.types import RECIPIENTS_PER_JOB, Job, NewMessage, QueuedMessage, QueuedRecipient
 
-Packed: TypeAlias = tuple[tuple[object, ...], bytes, str, tuple[tuple[object, ...], ...]]
+Packed: TypeAlias = tuple[tuple[object, ...], bytes, bool, str, tuple[tuple[object, ...], ...]]
 
 
-def jobs_of(message: NewMessage, number: int, body: bytes) -> tuple[Job, ...]:
+def jobs_of(message: NewMessage, number: int, body: bytes, *, proper: bool) -> tuple[Job, ...]:
     """One job for each destination; none for one with more recipients than a job holds, which has to be claimed in parts."""
     by_domain: dict[Domain, list[QueuedRecipient]] = {}
     for position, one in enumerate(message.recipients):
         recipient = QueuedRecipient(id=position, address=one.address, notify=one.notify, orcpt=one.orcpt)
         by_domain.setdefault(one.address.domain, []).append(recipient)
-    content = BytesContent(message.head + body)
+    content = BytesContent(message.head + body, proper=proper)
     queued = QueuedMessage(
         id=number,
         cid=message.cid,
@@ -47,8 +47,8 @@ def jobs_of(message: NewMessage, number: int, body: bytes) -> tuple[Job, ...]:
 
 def pack(job: Job) -> Packed:
     """A job whose content is in memory, as plain values that another process can be told."""
-    message, content = job.message, job.message.content.whole
-    assert content is not None, "a large message stays where it is"
+    message, content = job.message, job.message.content
+    assert isinstance(content, BytesContent), "a large message stays where it is"
     row = (
         message.id,
         message.cid,
@@ -69,14 +69,14 @@ def pack(job: Job) -> Packed:
         (one.id, one.address.local, str(one.address.domain), 0, ",".join(one.notify), one.orcpt, 0, "", "", 0)
         for one in job.recipients
     )
-    return row, content, str(job.domain), recipients
+    return row, content.whole, content.proper, str(job.domain), recipients
 
 
 def unpack(packed: Packed) -> Job:
     """The job that was packed."""
-    row, content, domain, recipients = packed
+    row, content, proper, domain, recipients = packed
     return Job(
-        message=message_of(row, BytesContent(content)),
+        message=message_of(row, BytesContent(content, proper=proper)),
         domain=Domain(domain),
         recipients=tuple(recipient_of(one) for one in recipients),
     )

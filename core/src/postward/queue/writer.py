@@ -24,10 +24,10 @@ class Writer:
     End it by `commit` or `abort`; `abort` behind `commit` does nothing, so it fits into a `finally`.
     """
 
-    def __init__(self, spool: Spool, insert: Callable[[Entry], Awaitable[int]]) -> None:
+    def __init__(self, spool: Spool, insert: Callable[[Entry], Awaitable[int]], *, proper: bool = False) -> None:
         self.size = 0
         self.eight_bit = False
-        self._spool, self._insert = spool, insert
+        self._spool, self._insert, self._proper = spool, insert, proper
         self._parts: list[bytes] = []
         self._held = 0
         self._file: SpoolFile | None = None
@@ -52,7 +52,7 @@ class Writer:
             entry = await self.entry(message)
             number = await self._insert(entry)
             self.keep()
-            return () if entry.body is None else jobs_of(message, number, entry.body)
+            return () if entry.body is None else jobs_of(message, number, entry.body, proper=self._proper)
         finally:
             await self.abort()
 

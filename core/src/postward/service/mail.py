@@ -18,7 +18,7 @@ from postward.listen.users import Users
 from postward.model import MICROSECONDS
 from postward.names import Domain
 from postward.queue.bounce import Bouncer
-from postward.queue.disk import room
+from postward.queue.disk import Room
 from postward.queue.poke import NAME, listen
 from postward.queue.retry import RetryRules
 from postward.queue.runner import Runner
@@ -79,7 +79,7 @@ class MailService:
             clock=app.clock,
             signer=app.signer,
             log=app.log,
-            room=self._room,
+            room=Room(self._data_dir).has,
             queued=self.wake,
         )
         doors = [self._door(number, entry, services, sockets[number]) for number, entry in enumerate(config.listen)]
@@ -163,6 +163,3 @@ class MailService:
         self.runner.wake_all()
         if self._between is not None:
             self._between.tell_all()
-
-    def _room(self, size: int) -> bool:
-        return room(self._data_dir, size=size)

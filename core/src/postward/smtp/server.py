@@ -22,7 +22,7 @@ from postward.smtp.reply import Refusal, Reply
 from postward.smtp.server_events import Begin, Drop, Event, Login, Mail, Piece, Rcpt
 from postward.smtp.server_protocol import ServerProtocol
 from postward.smtp.settings import ServerSettings, ServerTimeouts, Session
-from postward.tls import TlsError, server_handshake
+from postward.tls import TlsError, TlsStream, server_handshake
 
 __all__ = ["Closing", "Envelope", "Handler", "Refusal", "Reply", "ServerSettings", "ServerTimeouts", "Session", "Sink", "serve"]
 
@@ -195,7 +195,7 @@ class _Connection:
     async def aclose(self) -> None:
         if self._clean:
             with trio.move_on_after(_CLOSE_WITHIN), suppress(*_LOST):
-                if isinstance(self._stream, trio.SSLStream):
+                if isinstance(self._stream, TlsStream):
                     # close_notify (RFC 8446 §6.1): some clients take an end without it for a failure.
                     await self._stream.unwrap()
                 await self._transport.aclose()
@@ -343,8 +343,8 @@ class _Connection:
         with trio.fail_after(self._settings.timeouts.handshake):
             stream = await server_handshake(self._stream, context)
         self._stream = stream
-        cipher = stream.cipher()
-        self._protocol.tls_started(TlsInfo(protocol=stream.version() or "", cipher=cipher[0] if cipher else ""))
+        cipher = stream.connection.cipher()
+        self._protocol.tls_started(TlsInfo(protocol=stream.connection.version() or "", cipher=cipher[0] if cipher else ""))
 
 
 def _plain_address(peer: str) -> str:
