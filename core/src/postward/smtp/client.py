@@ -130,11 +130,11 @@ class SmtpConnection:
         """Send one message; the deciding reply of each recipient, in order.
 
         The content goes out as it is but for its dots, with a CRLF at its end; it must have CRLF lines (`to_crlf`), which is
-        not looked at again where the caller knows it (`proper`). What the server cannot take by its own word (RFC 1870, 6152,
-        6531) is refused here without being sent. After an `SmtpError` no recipient counts as delivered, and the message is to be
-        tried again; `content_begun` says whether any of it went out, without which it cannot come twice. The requests of RFC
-        3461 go to a server with `DSN` among its `extensions`; from another one nobody will hear, so who asked for success is
-        to be told here (RFC 3461 §5.2.2).
+        not looked at again where the caller knows it (`proper`). What the server cannot take by its own word (RFC 1870,
+        6152, 6531) is refused here without being sent. After an `SmtpError` no recipient counts as delivered, and the message
+        is to be tried again; `content_begun` says whether any of it went out, without which it cannot come twice. The requests
+        of RFC 3461 go to a server with `DSN` among its `extensions`; from another one nobody will hear, so who asked for
+        success is to be told here (RFC 3461 §5.2.2).
 
         Streamed content is as long and as 8-bit as the envelope says. When it cannot be read to its end the kind is `content`.
         """
