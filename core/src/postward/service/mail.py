@@ -52,7 +52,8 @@ class MailService:
 
     def __init__(self, app: App, sockets: Sequence[socket.socket], place: Place | None = None) -> None:
         config = app.config
-        self._app, self._log = app, app.log
+        # Bound once: a logger that is not yet makes itself anew for each line.
+        self._app, self._log = app, app.log.bind()
         self.queue: Queue = app.queue
         self._shards = shards_of(place)
         self._data_dir = config.core.data_dir
@@ -61,7 +62,7 @@ class MailService:
             pipeline=app.pipeline,
             bouncer=Bouncer(hostname=config.core.hostname, signer=app.signer, clock=app.clock, log=app.log),
             clock=app.clock,
-            log=app.log,
+            log=self._log,
             lanes=config.delivery.connections // self._shards.count or 1,
             per_destination=config.delivery.connections_per_destination,
             announce=self.wake,
@@ -78,12 +79,12 @@ class MailService:
             queue=self.queue,
             clock=app.clock,
             signer=app.signer,
-            log=app.log,
+            log=self._log,
             room=Room(self._data_dir).has,
             queued=self.wake,
         )
         doors = [self._door(number, entry, services, sockets[number]) for number, entry in enumerate(config.listen)]
-        self.listeners = Listeners(doors, app.log)
+        self.listeners = Listeners(doors, self._log)
 
     def _door(self, number: int, entry: ListenConfig, services: Services, sock: socket.socket) -> Door:
         where = f"listen[{number}]"
