@@ -249,12 +249,12 @@ class _Connection:
         return self._until
 
     async def _flush(self) -> None:
+        """Say what there is to say. A deadline stays behind, to be replaced by that of what comes next."""
         if data := self._protocol.data_to_send():
             # Whatever stops this leaves half a reply behind, and nothing may follow that.
             self._half_said = True
             self._scope.deadline = trio.current_time() + self._settings.timeouts.reply
             await self._stream.send_all(data)
-            self._scope.deadline = math.inf
             self._half_said = False
 
     async def _act(self, event: Event) -> None:
@@ -276,6 +276,7 @@ class _Connection:
         else:
             await self.drop()
             await self._flush()
+            self._scope.deadline = math.inf
             await self._start_tls()
 
     async def _open(self, event: Begin) -> None:

@@ -57,11 +57,12 @@ class TlsStream(trio.abc.Stream):
             raise trio.BrokenResourceError("an earlier record was not sent to its end")
         try:
             self.connection.write(data)
+            written = True
         except ssl.SSLWantReadError:
-            await self._until_done(self.connection.write, data)
+            written = False
         except ssl.SSLError as exc:
             raise trio.BrokenResourceError(f"TLS failed: {exc}") from exc
-        await self.flush()
+        await (self.flush() if written else self._until_done(self.connection.write, data))
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """What is there, at most `max_bytes`; waits until there is something. Empty at the end."""
@@ -72,15 +73,16 @@ class TlsStream(trio.abc.Stream):
             try:
                 return connection.read(max_bytes or _RECORD)
             except ssl.SSLWantReadError:
-                # Which may be a key update that wants its answer (RFC 8446 §4.6.3).
-                await self.flush()
-                await self._feed()
+                pass
             except ssl.SSLZeroReturnError:
                 return b""
             except ssl.SSLError as exc:
                 if self._abrupt_end and _is_end(exc):
                     return b""
                 raise trio.BrokenResourceError(f"TLS failed: {exc}") from exc
+            # What was read may have been a key update that wants its answer (RFC 8446 §4.6.3).
+            await self.flush()
+            await self._feed()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the transport takes something."""
@@ -138,13 +140,16 @@ class TlsStream(trio.abc.Stream):
             try:
                 value = act(*args)
             except ssl.SSLWantReadError:
-                await self.flush()
-                await self._feed()
+                done = False
             except ssl.SSLError as exc:
                 raise trio.BrokenResourceError(f"TLS failed: {exc}") from exc
             else:
-                await self.flush()
+                done = True
+            # Not in a handler: that OpenSSL wants more is no cause of what may happen here.
+            await self.flush()
+            if done:
                 return value
+            await self._feed()
 
 
 def _is_end(error: ssl.SSLError) -> bool:
