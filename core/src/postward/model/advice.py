@@ -25,12 +25,16 @@ class Schema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebRoute:
-    """A page below `/<plugin>/`. `handler` is a Starlette endpoint; `title` puts it into the navigation."""
+    """A page below `/<plugin>/`. `handler` is a Starlette endpoint; `title` puts it into the navigation.
+
+    `public`: anybody may ask for it, without logging in and from other sites, as those do who post reports.
+    """
 
     path: str
     handler: Callable[..., Any]
     title: str = ""
     methods: tuple[str, ...] = ("GET",)
+    public: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
