@@ -32,10 +32,11 @@ _DETAIL_TEXTS: Final = {
     "receiving_mx_hostname": ("receiving-mx-hostname",),
     "receiving_mx_helo": ("receiving-mx-helo",),
     "receiving_ip": ("receiving-ip",),
-    "additional_information": ("additional-information", "additional-info-uri"),
+    "additional_information": ("additional-information",),
     "failure_reason_code": ("failure-reason-code", "failure-error-code"),
 }
-DRAFT_NAMES: Final = (b'"failure-error-code"', b'"additional-info-uri"')
+DRAFT_NAME: Final = b'"failure-error-code"'
+"""The strict decoder passes over names that it does not know, and would lose the reason."""
 
 
 def convert(content: bytes, defects: set[str]) -> TlsReport:
@@ -190,12 +191,18 @@ def _texts(value: Any, defect: str, defects: set[str]) -> tuple[str, ...]:
 def _count(value: Any, where: str, defects: set[str]) -> int:
     """A count, also one that is written as text or with a fraction of zero."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return value
+        return _not_negative(value, where)
     if value is None:
         defects.add("null-value")
         return 0
     whole = isinstance(value, float) and value.is_integer()
     if whole or (isinstance(value, str) and _DIGITS.fullmatch(value.strip())):
         defects.add("count-not-integer")
-        return int(value)
+        return _not_negative(int(value), where)
     raise ReportError(f"{where} is no count")
+
+
+def _not_negative(count: int, where: str) -> int:
+    if count < 0:
+        raise ReportError(f"{where} is negative")
+    return count

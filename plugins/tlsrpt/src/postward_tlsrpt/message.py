@@ -6,11 +6,13 @@ One file may hold several reports, and one that is bad does not hide the others:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
+from postward.model import BytesContent
 from postward.reports.container import ContainerError, Part, gunzip, mime_parts, unzip
+from postward_tlsrpt.quick import quick
 from postward_tlsrpt.read import MAX_JSON, Reading, ReportError, domain_or_nothing, read
 
 MAX_MAIL: Final = 15 << 20
@@ -70,23 +72,34 @@ def read_body(
 
 
 def _in_mail(content: bytes, now: int | None) -> Iterator[Found]:
+    known = quick(content) if len(content) <= MAX_MAIL else None
+    if known is not None:
+        yield _from_part(known.data, known.media_type, known.filename, _header_fields(known.header), now)
+        return
     try:
         parts = mime_parts(content, MAX_MAIL)
     except ContainerError as exc:
         yield ReportError(str(exc))
         return
-    said = _header_fields(content)
+    said = _header_fields(BytesContent(content).header)
     chosen = [part for part in parts if part.media_type in _OWN_TYPES]
     chosen = chosen or [part for part in parts if _may_hold_report(part, alone=len(parts) == 1)]
     if not chosen:
         yield ReportError("there is no TLS report in this message")
     for part in chosen[:MAX_REPORTS]:
         proper = part.report_type == "tlsrpt" if part.parents else True
-        about = domain_or_nothing(said.get("tls-report-domain", "")) or _about(part.filename)
-        found = read_body(part.data, media_type=part.media_type, now=now, about=about, defects=() if proper else ("structure",))
-        yield _compared(found, domain_or_nothing(said.get("tls-report-submitter", "")))
+        yield _from_part(part.data, part.media_type, part.filename, said, now, () if proper else ("structure",))
     if len(chosen) > MAX_REPORTS:
         yield ReportError(f"more than {MAX_REPORTS} reports in one message")
+
+
+def _from_part(
+    data: bytes, media_type: str, filename: str, said: Mapping[str, str], now: int | None, defects: Sequence[str] = ()
+) -> Found:
+    """Read a part of a mail; `said` are the fields of the mail's header."""
+    about = domain_or_nothing(said.get("tls-report-domain", "")) or _about(filename)
+    found = read_body(data, media_type=media_type, now=now, about=about, defects=defects)
+    return _compared(found, domain_or_nothing(said.get("tls-report-submitter", "")))
 
 
 def _may_hold_report(part: Part, *, alone: bool) -> bool:
@@ -112,12 +125,8 @@ def _compared(found: Found, submitter: str) -> Found:
     return replace(found, defects=tuple(sorted({*found.defects, "submitter-disagrees"})))
 
 
-def _header_fields(content: bytes) -> dict[str, str]:
-    ends = [end for end in (content.find(b"\r\n\r\n"), content.find(b"\n\n")) if end >= 0]
-    header = content[: min(ends, default=1 << 20)]
-    return {
-        match[1].decode().lower(): match[2].decode("ascii", "replace") for match in _HEADER_FIELD.finditer(header[: 1 << 20])
-    }
+def _header_fields(header: bytes) -> dict[str, str]:
+    return {match[1].decode().lower(): match[2].decode("ascii", "replace") for match in _HEADER_FIELD.finditer(header)}
 
 
 def _about(filename: str) -> str:

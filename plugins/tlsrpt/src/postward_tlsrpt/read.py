@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -22,7 +22,7 @@ from postward.model import MICROSECONDS, ResultType
 from postward.names import Domain
 from postward_tlsrpt import lenient
 from postward_tlsrpt.defects import NO_TYPE
-from postward_tlsrpt.report import POLICY_TYPES, PolicyResult, ReportError, TlsReport
+from postward_tlsrpt.report import POLICY_TYPES, Policy, PolicyResult, ReportError, TlsReport
 
 __all__ = ["MAX_COUNT", "MAX_JSON", "Reading", "ReportError", "read"]
 
@@ -45,7 +45,7 @@ _STRICT: Final = msgspec.json.Decoder(TlsReport)
 class Reading:
     """A report that was read. `begin` and `end` are its instants as it has them, in microseconds; `defects` are sorted slugs.
 
-    `digest` is the SHA-256 of its JSON. `about` is the domain that its mail or file says it is about, empty where unknown: for
+    `content` is its JSON. `about` is the domain that its mail or file says it is about, empty where unknown: for
     policies that name none.
     """
 
@@ -53,8 +53,13 @@ class Reading:
     begin: int
     end: int
     defects: tuple[str, ...] = ()
-    digest: str = ""
+    content: bytes = field(default=b"", repr=False)
     about: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of its JSON."""
+        return hashlib.sha256(self.content).hexdigest()
 
     @property
     def successful(self) -> int:
@@ -104,7 +109,7 @@ def read(content: bytes, *, now: int | None = None, about: str = "", defects: It
         begin=begin,
         end=end,
         defects=tuple(sorted(found)),
-        digest=hashlib.sha256(content).hexdigest(),
+        content=content,
         about=about,
     )
 
@@ -118,7 +123,7 @@ def domain_or_nothing(text: str) -> str:
 
 
 def _decode(content: bytes, defects: set[str]) -> TlsReport:
-    if not any(name in content for name in lenient.DRAFT_NAMES):
+    if lenient.DRAFT_NAME not in content:
         try:
             return _STRICT.decode(content)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -150,35 +155,52 @@ def _instant(text: str, defects: set[str]) -> int:
 
 def _checked(report: TlsReport, defects: set[str]) -> TlsReport:
     """The report in its normal form: hosts as tuples, domains as A-labels; with its limits kept."""
-    if not report.policies:
+    policies = report.policies
+    if not policies:
         raise ReportError("the report has no policies")
-    if len(report.policies) > MAX_POLICIES:
+    if len(policies) > MAX_POLICIES:
         raise ReportError(f"more than {MAX_POLICIES} policies")
-    if sum(len(result.failure_details) for result in report.policies) > MAX_DETAILS:
+    if sum([len(result.failure_details) for result in policies]) > MAX_DETAILS:
         raise ReportError(f"more than {MAX_DETAILS} failure details")
     if not report.contact_info:
         defects.add("contact-info-missing")
-    policies = tuple([_checked_result(result, defects) for result in report.policies])
-    if all(new is old for new, old in zip(policies, report.policies, strict=True)):
-        return report
-    return msgspec.structs.replace(report, policies=policies)
-
-
-def _checked_result(result: PolicyResult, defects: set[str]) -> PolicyResult:
-    policy, summary = result.policy, result.summary
-    good, bad = summary.total_successful_session_count, summary.total_failure_session_count
-    counts = [detail.failed_session_count for detail in result.failure_details]
-    _check_counts([good, bad, *counts])
-    if policy.policy_type not in POLICY_TYPES:
+    types: set[str] = set()
+    for result in policies:
+        _check_counts(result, types, defects)
+    if "" in types or NO_TYPE in types:
+        defects.add("result-type-missing")
+    if types - _RESULT_TYPES - {"", NO_TYPE}:
+        defects.add("result-type-unknown")
+    if not {result.policy.policy_type for result in policies} <= POLICY_TYPES:
         defects.add("policy-type-unknown")
-    for detail in result.failure_details:
-        if detail.result_type not in _RESULT_TYPES:
-            defects.add("result-type-unknown" if detail.result_type not in ("", NO_TYPE) else "result-type-missing")
-    if bad and not counts:
+    if "" not in types and all(_is_normal(result.policy) for result in policies):
+        return report
+    return msgspec.structs.replace(report, policies=tuple([_normal(result, defects) for result in policies]))
+
+
+def _check_counts(result: PolicyResult, types: set[str], defects: set[str]) -> None:
+    """Check the counts of a policy, and add its result types to `types`."""
+    good, bad = result.summary.total_successful_session_count, result.summary.total_failure_session_count
+    if good > MAX_COUNT or bad > MAX_COUNT:
+        raise ReportError(f"a count is more than {MAX_COUNT}")
+    if result.failure_details:
+        # Counts below zero are refused by both decoders.
+        counts = [detail.failed_session_count for detail in result.failure_details]
+        types.update([detail.result_type for detail in result.failure_details])
+        if (most := max(counts)) > MAX_COUNT:
+            raise ReportError(f"a count is more than {MAX_COUNT}")
+        if most > good + bad or sum(counts) < bad:
+            defects.add("counts-disagree")
+    elif bad:
         defects.add("failure-details-missing")
-    elif counts and (sum(counts) < bad or max(counts) > good + bad):
-        defects.add("counts-disagree")
-    changes = {}
+
+
+def _is_normal(policy: Policy) -> bool:
+    return policy.policy_domain != "" and policy.policy_domain.isascii() and not isinstance(policy.mx_host, str)
+
+
+def _normal(result: PolicyResult, defects: set[str]) -> PolicyResult:
+    policy, changes = result.policy, {}
     if isinstance(policy.mx_host, str):
         defects.add("mx-host-not-array")
         changes["mx_host"] = (policy.mx_host,)
@@ -197,10 +219,3 @@ def _checked_result(result: PolicyResult, defects: set[str]) -> PolicyResult:
         )
         result = msgspec.structs.replace(result, failure_details=details)
     return result
-
-
-def _check_counts(counts: list[int]) -> None:
-    if min(counts) < 0:
-        raise ReportError("a count is negative")
-    if max(counts) > MAX_COUNT:
-        raise ReportError(f"a count is more than {MAX_COUNT}")

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.orm import registry
+from sqlmodel import Field, SQLModel
 
 from postward.model import day_of
 from postward_tlsrpt.own import Kept
@@ -32,6 +34,62 @@ _LONGEST: Final = 1000
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
+class Base(SQLModel, registry=registry()):
+    """Metadata of these tables."""
+
+
+class Received(Base, table=True):
+    """A report that was received. `day` is the UTC day that it begins in, `defects` are slugs with spaces between them."""
+
+    __tablename__ = "tlsrpt_received"
+    __table_args__ = (
+        sa.UniqueConstraint("via", "submitter", "report_id", name="uq_tlsrpt_received_report_id"),
+        sa.UniqueConstraint("digest", name="uq_tlsrpt_received_digest"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    via: str = Field(sa_type=sa.Text)
+    submitter: str = Field(sa_type=sa.Text)
+    report_id: str = Field(sa_type=sa.Text)
+    digest: str = Field(sa_type=sa.Text)
+    organization: str = Field(sa_type=sa.Text)
+    contact: str = Field(sa_type=sa.Text)
+    day: str = Field(sa_type=sa.Text)
+    defects: str = Field(sa_type=sa.Text)
+    begin_at: int = Field(sa_type=sa.BigInteger)
+    end_at: int = Field(sa_type=sa.BigInteger, index=True)
+    received_at: int = Field(sa_type=sa.BigInteger)
+
+
+class ReceivedPolicy(Base, table=True):
+    """A policy about one of our domains or hosts. `policy` is the JSON of the report, `is_host` 0 or 1."""
+
+    __tablename__ = "tlsrpt_received_policies"
+
+    report: int = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    domain: str = Field(sa_type=sa.Text, index=True)
+    policy_type: str = Field(sa_type=sa.Text)
+    policy: str = Field(sa_type=sa.Text)
+    is_host: int
+    successes: int = Field(sa_type=sa.BigInteger)
+    failures: int = Field(sa_type=sa.BigInteger)
+
+
+class ReceivedFailure(Base, table=True):
+    """A detail of a policy. `detail` is the JSON of the report."""
+
+    __tablename__ = "tlsrpt_received_failures"
+
+    report: int = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    detail_number: int = Field(primary_key=True)
+    result_type: str = Field(sa_type=sa.Text)
+    reason: str = Field(sa_type=sa.Text)
+    detail: str = Field(sa_type=sa.Text)
+    n: int = Field(sa_type=sa.BigInteger)
+
+
 def create(op: Operations) -> None:
     """Make the tables."""
     op.create_table(
@@ -40,8 +98,8 @@ def create(op: Operations) -> None:
         *(sa.Column(name, sa.Text, nullable=False) for name in ("via", "submitter", "report_id", "digest")),
         *(sa.Column(name, sa.Text, nullable=False) for name in ("organization", "contact", "day", "defects")),
         *(sa.Column(name, sa.BigInteger, nullable=False) for name in ("begin_at", "end_at", "received_at")),
-        sa.UniqueConstraint("via", "submitter", "report_id"),
-        sa.UniqueConstraint("digest"),
+        sa.UniqueConstraint("via", "submitter", "report_id", name="uq_tlsrpt_received_report_id"),
+        sa.UniqueConstraint("digest", name="uq_tlsrpt_received_digest"),
     )
     op.create_index("ix_tlsrpt_received_end_at", "tlsrpt_received", ["end_at"])
     op.create_table(
