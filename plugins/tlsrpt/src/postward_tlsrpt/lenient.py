@@ -70,7 +70,7 @@ def _decoded(content: bytes, defects: set[str]) -> Any:
             raise ReportError(_why(exc)) from None
     # What stands behind the object was never a part of it.
     try:
-        value = msgspec.json.decode(content[: int(match[1])])
+        value = msgspec.json.decode(content[: int(match[1]) - 1])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise ReportError(_why(exc)) from None
     defects.add("trailing-data")
