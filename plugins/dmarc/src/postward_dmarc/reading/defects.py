@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 DEFECTS: Final = {
+    "arf-base64": "The report is encoded in a way that is not said, or not allowed (RFC 5965 §2).",
+    "arf-field-count": "A field is missing that must be there, or there are several (RFC 5965 §3).",
+    "auth-failure-missing": "It is not said what failed (RFC 6591 §3.1).",
     "characters": "There are characters that XML does not allow.",
     "count-not-a-count": "A count is no number, or a negative or impossible one (RFC 9990 §3.1.1.8).",
     "date-format": "The period is not in seconds since 1970 (RFC 9990 §3.1.1.4).",

@@ -24,10 +24,10 @@ MAX_COUNT: Final = 10**12
 MAX_TEXT: Final = 1000
 MAX_RESULTS: Final = 200
 _TWO_DAYS: Final = 2 * 86_400 * MICROSECONDS
-_LATEST: Final = 253_402_300_799
 _MILLISECONDS: Final = 100_000_000_000
-_DIGITS: Final = re.compile(r"[0-9]{1,15}")
-_DECIMAL: Final = re.compile(r"([0-9]{1,15})\.0*")
+_DIGITS: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
+_DECIMAL: Final = re.compile(r"([0-9]{1,15})(?:\.[0-9]*)?", re.ASCII)
+_WHOLE: Final = re.compile(r"([0-9]{1,15})\.0*", re.ASCII)
 _UNUSED: Final = frozenset({"", "unused", "none", "null", "nil", "-", "unknown"})
 
 _DKIM: Final = frozenset({"none", "pass", "fail", "policy", "neutral", "temperror", "permerror"})
@@ -48,7 +48,7 @@ class ReportError(PostwardError):
 
 
 class AggregateReader:
-    """Bytes in, records out: `on_record` is called for each, and `close` says what they are records of.
+    """Bytes in, records out: `on_record` is called for each, and `close` says what they are records of. `records` so far.
 
     Raises `ReportError` for what cannot be read at all, also from `feed`.
     """
@@ -57,7 +57,7 @@ class AggregateReader:
         self._on_record = on_record
         self._sections = SectionReader(self._section)
         self._defects = self._sections.defects
-        self._records = self._messages = 0
+        self.records = self._messages = 0
         self._metadata: Group = []
         self._policy: Policy | None = None
         self._version = ""
@@ -76,9 +76,9 @@ class AggregateReader:
         except XmlError as exc:
             raise ReportError(str(exc)) from None
         defects, damaged = self._defects, self._sections.damaged
-        if not self._metadata and not self._records:
+        if not self._metadata and not self.records:
             raise ReportError("neither metadata nor a record in it")
-        if not self._records and not damaged:
+        if not self.records and not damaged:
             defects.add("no-records")
         head = dict(_texts(self._metadata, defects))
         begin, end = self._period()
@@ -100,7 +100,7 @@ class AggregateReader:
             generator=head.get("generator", ""),
             version=self._version,
             policy=self._policy or Policy(),
-            records=self._records + damaged,
+            records=self.records + damaged,
             damaged=damaged,
             messages=self._messages,
             defects=tuple(sorted(defects)),
@@ -109,7 +109,7 @@ class AggregateReader:
     def _section(self, name: str, group: Group) -> None:
         if name == "record":
             record = _record(group, self._defects)
-            self._records += 1
+            self.records += 1
             self._messages += record.count
             self._on_record(record)
         elif name == "report_metadata":
@@ -292,7 +292,7 @@ def _count(text: str, defects: set[str]) -> int:
     if _DIGITS.fullmatch(text) and (count := int(text)) <= MAX_COUNT:
         return count
     defects.add("count-not-a-count")
-    found = _DECIMAL.fullmatch(text)
+    found = _WHOLE.fullmatch(text)
     return int(found[1]) if found and int(found[1]) <= MAX_COUNT else 0
 
 
@@ -336,14 +336,15 @@ def _instant(text: str, defects: set[str]) -> int | None:
     """Seconds since 1970 as microseconds; also with a fraction, in milliseconds, or as a date."""
     if not text:
         return None
-    if _DIGITS.fullmatch(text) and (seconds := int(text)) <= _LATEST:
-        if seconds < _MILLISECONDS:
-            return seconds * MICROSECONDS
+    whole = _DECIMAL.fullmatch(text)
+    if whole is None or "." in text:
         defects.add("date-format")
-        return seconds * 1000
-    defects.add("date-format")
-    if found := _DECIMAL.fullmatch(text.rstrip("0123456789") + "0" if "." in text else text):
-        return int(found[1]) * MICROSECONDS if int(found[1]) < _MILLISECONDS else None
+    if whole is not None:
+        number = int(whole[1])
+        if number < _MILLISECONDS:
+            return number * MICROSECONDS
+        defects.add("date-format")
+        return number * 1000
     try:
         date = datetime.fromisoformat(text)
         return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()) * MICROSECONDS
