@@ -280,10 +280,23 @@ class InboundConfig(Section):
     per_minute: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 60
 
 
+class WebCertificate(Section):
+    """A certificate for HTTPS, shown to who asks for a name in it."""
+
+    cert_file: FilePath
+    key_file: FilePath
+
+
 class WebConfig(Section):
-    """Where the web pages are served."""
+    """Where web pages are served.
+
+    `bind` is for this machine, or for a proxy on it. `public` is for strangers: the policies of MTA-STS and the place where
+    reports are posted, over HTTPS with the `certificates`, in clear without.
+    """
 
     bind: Bind = "127.0.0.1:8460"
+    public: Bind | None = None
+    certificates: tuple[WebCertificate, ...] = ()
 
 
 class PluginSettings(Section):
