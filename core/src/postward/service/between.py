@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -57,7 +57,8 @@ class _Outbox:
         for job in jobs:
             if self._held >= _HELD or job.message.size >= _DATAGRAM:
                 continue
-            packed = marshal.dumps(pack(job))
+            plain: Any = pack(job)
+            packed = marshal.dumps(plain)
             if len(packed) + _ROOM_FOR_ONE <= _DATAGRAM:
                 self._jobs.append((now, packed))
                 self._held += len(packed) + _ROOM_FOR_ONE
