@@ -14,6 +14,8 @@ from delivery_rig import RECIPIENT, ZONE, Rig, context_for, make_rig
 from plugin_rig import make_core
 from postward.clock import SystemClock
 from postward.hookspecs import hookimpl
+from postward.http import HttpError
+from postward.lab.ca import Authority, self_signed
 from postward.model import Destination, Mode, MxHost, RecipientOutcome, TlsWish
 from postward.names import Address, Domain
 from postward_mtasts import tables
@@ -92,6 +94,35 @@ async def test_starttls_is_needed(world: World) -> None:
     outcome = await world.deliver()
     assert (outcome.delivered, outcome.permanent) == (False, False)
     assert {reason for *_, reason in world.verdicts()} == {"smtp-starttls-reply-code-502"}
+
+
+@pytest.mark.parametrize(
+    ("context", "reason"),
+    [
+        (context_for("mx1.example.test", not_before=0, not_after=1), "certificate-expired"),
+        (Authority("Nobody").issue([Domain("mx1.example.test")]).server_context(), "unknown-issuer"),
+        (self_signed([Domain("mx1.example.test")]).server_context(), "self-signed-certificate"),
+        (context_for("example.test", cn="mx1.example.test"), "certificate-host-mismatch"),
+    ],
+    ids=["expired", "unknown authority", "self-signed", "CN only"],
+)
+async def test_an_expired_or_untrusted_certificate_gets_no_mail(world: World, context: ssl.SSLContext, reason: str) -> None:
+    """RFC 8461 §4.2: unexpired, a trusted root, and a DNS-ID; each fault is told by its name, and the next host is tried."""
+    world.publish("1", "*.example.test")
+    world.rig.mx1.context = context
+    assert (await world.deliver()).delivered
+    assert (world.rig.mx1.received, len(world.rig.mx2.received)) == ([], 1)
+    assert world.verdicts()[0] == ("mx1.example.test", Mode.ENFORCE, False, reason)
+
+
+@pytest.mark.parametrize("page", [404, 301, b"<html>", HttpError("connect", "nobody is there")])
+async def test_mail_goes_where_a_policy_cannot_be_had(world: World, page: Any) -> None:
+    """RFC 8461 §3.3: with a record and no policy, and nothing cached, mail goes as without MTA-STS, be it in clear."""
+    world.publish("1", "nobody.example.test")
+    world.core.http.pages["mta-sts.example.test"] = page
+    world.rig.mx1.context = None
+    assert (await world.deliver()).delivered
+    assert len(world.rig.mx1.received) == 1
 
 
 async def test_sni_is_the_mx_host_name(world: World) -> None:

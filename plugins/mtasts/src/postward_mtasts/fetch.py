@@ -47,7 +47,9 @@ class FetchError(PostwardError):
 
 
 async def fetch(http: HttpClient, domain: Domain, *, timeout: float = TIME_LIMIT) -> Fetched:
-    """Get and read the policy of a domain within `timeout` seconds. Raises `FetchError`.
+    """Get and read the policy of a domain within `timeout` seconds (RFC 8461 §3.3: a minute, and 64 KiB). Raises `FetchError`.
+
+    The host stays that of the domain wherever its CNAME leads, and so do SNI and certificate (RFC 8461 §7.1, §8.2).
 
     A media type other than text/plain is recorded and not refused: RFC 8461 §3.2 only says SHOULD, and refusing it would
     leave a domain unprotected that means to be protected.
