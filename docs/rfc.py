@@ -26,7 +26,7 @@ REQUIREMENTS: Final = ROOT / "docs" / "requirements.toml"
 PAGE: Final = ROOT / "docs" / "rfc.md"
 LEVELS: Final = ("MUST", "MUST NOT", "SHOULD", "SHOULD NOT", "RULE")
 
-_REFERENCE: Final = re.compile(r"RFC\s+(?P<rfc>[0-9]{3,5})|§\s*(?P<section>[0-9]+(?:\.[0-9]+)*)")
+_REFERENCE: Final = re.compile(r"RFC\s+(?P<rfc>[0-9]{1,5})|§\s*(?P<section>[0-9]+(?:\.[0-9]+)*)")
 Definition = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _DEFINITIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
