@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,11 @@ def rfc() -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look for their module there
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def sources(rfc: ModuleType) -> tuple[Any, Any]:
+    return rfc.code_of(ROOT), rfc.tests_of(ROOT)
 
 
 def test_the_page_is_up_to_date_and_nothing_is_missing(rfc: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,8 +53,8 @@ def test_a_section_belongs_to_the_rfc_before_it(rfc: ModuleType) -> None:
         ({"at": ("RFC 8461",)}, "no such section"),
     ],
 )
-def test_what_is_wrong_is_said(rfc: ModuleType, changes: dict[str, object], said: str) -> None:
-    code, tests = rfc.code_of(ROOT), rfc.tests_of(ROOT)
+def test_what_is_wrong_is_said(rfc: ModuleType, sources: tuple[Any, Any], changes: dict[str, object], said: str) -> None:
+    code, tests = sources
     good = rfc.Requirement(
         at=("RFC 8461 §3.1",),
         level="MUST",
