@@ -3,7 +3,7 @@
     python docs/rfc.py            write the page
     python docs/rfc.py --check    say what is wrong and exit with 1, for continuous integration
 
-The requirements stand in `docs/requirements.toml`, in words of our own. Each names code and tests, and a name counts only where
+The requirements stand in `docs/requirements/`, in words of our own. Each names code and tests, and a name counts only where
 the source itself names the section: code in its docstring or in a comment, a test in its docstring (`RFC 8461 §3.3: …`). So a
 requirement cannot claim code that knows nothing of it, and a test that is renamed or deleted is missed.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-REQUIREMENTS: Final = ROOT / "docs" / "requirements.toml"
+REQUIREMENTS: Final = ROOT / "docs" / "requirements"
 PAGE: Final = ROOT / "docs" / "rfc.md"
 LEVELS: Final = ("MUST", "MUST NOT", "SHOULD", "SHOULD NOT", "RULE")
 
@@ -31,7 +31,7 @@ Definition = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _DEFINITIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 HEAD: Final = """# Requirements, code, tests
-Written by `python docs/rfc.py` from `docs/requirements.toml`, the docstrings and comments of the code, and the docstrings of
+Written by `python docs/rfc.py` from `docs/requirements/`, the docstrings and comments of the code, and the docstrings of
 the tests; a test fails when it is out of date. The words are ours, the RFCs decide. RULE is what an RFC describes without a key
 word, or what we make of it.
 """
@@ -131,9 +131,9 @@ def _between(comments: Mapping[int, str], first: int, last: int) -> str:
     return "".join(f"\n{comments[line]}" for line in range(first, last + 1) if line in comments)
 
 
-def load(file: Path) -> list[tuple[str, list[Requirement]]]:
-    """The chapters of the requirements, each with its title. Raises `KeyError` for one that lacks something."""
-    chapters = tomllib.loads(file.read_text())["chapter"]
+def load(folder: Path) -> list[tuple[str, list[Requirement]]]:
+    """The chapters, each with its title, in the order of their files. Raises `KeyError` where something is missing."""
+    chapters = [tomllib.loads(file.read_text()) for file in sorted(folder.glob("*.toml"))]
     return [(chapter["title"], [_requirement(each) for each in chapter["requirement"]]) for chapter in chapters]
 
 
