@@ -81,7 +81,7 @@ def test_http_responses() -> None:
         else:
             assert 200 <= response.status <= 999
             assert len(response.body) <= MAX_BODY
-            assert response.headers.get("content-type", "").isprintable()
+            assert not set("\r\n\0") & set("".join(response.headers.values()))
 
     def check(given: tuple[bytes, int]) -> None:
         trio.run(exchange, *given, clock=trio.testing.MockClock(autojump_threshold=0))

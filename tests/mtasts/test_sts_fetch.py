@@ -95,3 +95,11 @@ async def test_what_was_served_is_evidence() -> None:
     """RFC 8460 §4.5: the policy as declared, errors included."""
     assert (await fetch_page(b"version: STSv2\nmode: x")).evidence == ("version: STSv2", "mode: x")
     assert (await fetch_page(b"version: STSv1\nx: \xff\n")).evidence == ("version: STSv1", "x: \N{REPLACEMENT CHARACTER}")
+
+
+async def test_a_media_type_can_be_shown() -> None:
+    """A header may hold what steers a terminal; the type is stored, logged and printed."""
+    http = FakeHttp()
+    http.headers = {"content-type": "text/\x7f\x9b31mplain ; x"}
+    http.pages["mta-sts.b.example"] = POLICY
+    assert (await fetch(http, DOMAIN)).media_type == "text/??31mplain"

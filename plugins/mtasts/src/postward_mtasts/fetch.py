@@ -28,7 +28,7 @@ _CERTIFICATE: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """A policy and its text as served. `media_type` is lower-case and without parameters, empty when none was sent."""
+    """A policy and its text as served. `media_type` is lower-case, printable and without parameters, empty when none was sent."""
 
     policy: StsPolicy
     text: str
@@ -63,7 +63,8 @@ async def fetch(http: HttpClient, domain: Domain, *, timeout: float = TIME_LIMIT
         detail = f"https://{host}{PATH} answered with status {response.status}"
         failure = Failure(result_type=ResultType.STS_POLICY_FETCH_ERROR, reason=f"http-status-{response.status}", detail=detail)
         raise FetchError(failure)
-    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    said = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = "".join(letter if letter.isprintable() else "?" for letter in said)  # it is stored, logged and shown
     try:
         text = policy.decode(response.body)
         return Fetched(policy=policy.parse(text), text=text, media_type=media_type)
