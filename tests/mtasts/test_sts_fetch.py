@@ -32,7 +32,7 @@ async def test_the_request() -> None:
     assert (fetched.policy.mode, fetched.text, fetched.media_type) == (Mode.TESTING, POLICY.decode(), "text/plain")
 
 
-@pytest.mark.parametrize("status", [201, 204, 206, 301, 302, 304, 307, 404, 500])
+@pytest.mark.parametrize("status", [201, 203, 204, 206, 301, 302, 304, 307, 404, 500])
 async def test_only_status_200_counts(status: int) -> None:
     """RFC 8461 §3.3: any other status, redirects among them, is no policy."""
     error = await fetch_page(status)

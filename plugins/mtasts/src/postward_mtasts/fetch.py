@@ -28,7 +28,7 @@ _CERTIFICATE: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """A policy and its text as served. `media_type` is lower-case, printable and without parameters, empty when none was sent."""
+    """A policy and its text as served. `media_type` is printable, lower-case, without parameters; empty when none was sent."""
 
     policy: StsPolicy
     text: str
