@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from delivery_rig import RECIPIENT, ZONE, Rig, context_for, make_rig
@@ -152,6 +153,31 @@ async def test_mode_none_is_as_no_policy(world: World) -> None:
     world.publish("1", mode="none")
     world.rig.mx1.context = None
     assert (await world.deliver()).delivered
+
+
+@pytest.mark.parametrize("page", ["policy", 404])
+async def test_a_thousand_deliveries_cause_one_lookup_and_one_fetch(
+    world: World, autojump_clock: MockClock, page: str | int
+) -> None:
+    """RFC 8461 §3.3: also where the fetch fails, it fails once for all; and none of them goes before the policy is there."""
+    world.publish("1", "mx2.example.test", mode="testing")
+    if page == 404:
+        world.core.http.pages["mta-sts.example.test"] = 404
+    world.core.http.delay = 5
+    world.rig.mx1.context = world.rig.mx2.context = None
+    outcomes: list[RecipientOutcome] = []
+
+    async def one() -> None:
+        outcomes.append(await world.deliver())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(1000):
+            nursery.start_soon(one)
+    assert sum(outcome.delivered for outcome in outcomes) == len(world.rig.mx1.received) == 1000
+    assert len(world.core.http.requests) == 1
+    assert world.rig.dns.queries["_mta-sts.example.test", "TXT"] == 1
+    assert len(world.rig.journal.results) == 1000
+    assert {each.kind for result in world.rig.journal.results for each in result.policies} == {"sts"}
 
 
 # --- before anything fails for good ---
