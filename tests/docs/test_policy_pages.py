@@ -40,8 +40,8 @@ def test_the_settings_shown_are_the_defaults() -> None:
 
 
 def test_commands_and_options_exist() -> None:
-    verbs = {"check", "cache list", "cache show", "cache refresh", "cache drop"}
-    assert set(re.findall(r"postward mtasts (check|cache [a-z]+)", STS)) == verbs
+    verbs = {"check", "policy", "cache list", "cache show", "cache refresh", "cache drop"}
+    assert set(re.findall(r"postward mtasts (check|policy|cache [a-z]+)", STS)) == verbs
     assert all(f'"{verb}")' in source("mtasts") for verb in verbs)
     assert set(re.findall(r"postward dane ([a-z]+)", DANE)) == {"check", "tlsa", "rollover"}
     known = source("dane") + source("mtasts") + "no-connect"
