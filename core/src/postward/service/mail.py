@@ -72,6 +72,7 @@ class MailService:
                 tell_delay=int(config.delivery.delay_notice_hours * _HOUR),
             ),
         )
+        app.post.queued = self.wake
         self._between = Between(place, self.runner.wake, self.runner.wake_all) if place is not None else None
         self._certificates: list[Certificate] = []
         services = Services(
