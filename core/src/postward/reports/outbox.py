@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from postward.model import MICROSECONDS, Report, ReportOutcome, ReportTarget
 from postward.reports import rows
-from postward.reports.rows import CLAIMABLE, OPEN, State, load_report, run, suppress
+from postward.reports.rows import CLAIMABLE, OPEN, State, load_report, suppress
 from postward.reports.targets import suppression_keys
+from postward.store import change, fetch
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -132,7 +133,7 @@ class Outbox:
         """Say that the queue of this node has it, as the message `cid`. Nothing changes where it has ended meanwhile."""
         values = (State.QUEUED.value, now + QUEUE_ANSWERS_WITHIN, f"{self._node}:{cid}", f"in the queue as {cid}")
         key = (claimed.key, claimed.position, claimed.token)
-        await self._database.write(lambda connection: run(connection, _HAND_OVER, (*values, *key)).rowcount)
+        await self._database.write(lambda connection: change(connection, _HAND_OVER, (*values, *key)))
 
     async def settle_queued(self, key: str, position: int, delivered: Delivered, attempts: int, now: int) -> Ended | None:
         """Store what became of a mail that the queue had, after `attempts`; None when that was known, or nobody knows it."""
@@ -147,7 +148,7 @@ class Outbox:
         """End the targets whose mail is in the queue of a node that has not said for over a day what became of it."""
 
         def end(connection: Connection) -> list[Ended]:
-            found = [_Row(*row) for row in run(connection, f"{_SILENT}{_skip_locked(connection)}", (now,)).all()]
+            found = [_Row(*row) for row in fetch(connection, f"{_SILENT}{_skip_locked(connection)}", (now,))]
             return [_failed(connection, row, f"no word from node {row.lease_by.partition(':')[0]}") for row in found]
 
         return await self._database.write(end)
@@ -157,7 +158,7 @@ class Outbox:
 
         def find(connection: Connection) -> int | None:
             instants = [
-                run(connection, _NEXT_DUE, (way, state.value)).scalar() for way in (rows.MAIL, rows.WEB) for state in CLAIMABLE
+                fetch(connection, _NEXT_DUE, (way, state.value))[0][0] for way in (rows.MAIL, rows.WEB) for state in CLAIMABLE
             ]
             return min((int(instant) for instant in instants if instant is not None), default=None)
 
@@ -166,19 +167,19 @@ class Outbox:
     async def counts(self) -> dict[str, int]:
         """How many targets there are in each state that occurs."""
         return await self._database.read(
-            lambda connection: {str(state): int(number) for state, number in run(connection, _COUNTS)}
+            lambda connection: {str(state): int(number) for state, number in fetch(connection, _COUNTS)}
         )
 
     async def prune(self, now: int) -> int:
         """Remove reports of more than 14 days ago all of whose targets have ended, and old suppressions."""
 
         def remove(connection: Connection) -> int:
-            gone = run(connection, _OLD, (now - KEEP_ENDED,)).scalars().all()
+            gone = [key for (key,) in fetch(connection, _OLD, (now - KEEP_ENDED,))]
             if gone:
                 marks = ", ".join("?" * len(gone))
-                run(connection, f"DELETE FROM core_outbox_targets WHERE report IN ({marks})", tuple(gone))
-                run(connection, f"DELETE FROM core_outbox WHERE id IN ({marks})", tuple(gone))
-            run(connection, "DELETE FROM core_suppressions WHERE until < ?", (now,))
+                change(connection, f"DELETE FROM core_outbox_targets WHERE report IN ({marks})", tuple(gone))
+                change(connection, f"DELETE FROM core_outbox WHERE id IN ({marks})", tuple(gone))
+            change(connection, "DELETE FROM core_suppressions WHERE until < ?", (now,))
             return len(gone)
 
         removed = 0
@@ -189,8 +190,8 @@ class Outbox:
 
 
 def _one(connection: Connection, key: str, position: int) -> _Row | None:
-    row = run(connection, f"{_ONE}{_for_update(connection)}", (key, position)).one_or_none()
-    return None if row is None else _Row(*row)
+    found = fetch(connection, f"{_ONE}{_for_update(connection)}", (key, position))
+    return _Row(*found[0]) if found else None
 
 
 def _for_update(connection: Connection) -> str:
@@ -205,8 +206,7 @@ def _claim(connection: Connection, now: int, token: str, ways: tuple[str, ...]) 
     # One query for each state, because the index gives the first of one at once and must sort for several. The next try of a
     # leased target is the end of its lease.
     statement = f"{_FIRST_DUE}{_skip_locked(connection)}"
-    found = [run(connection, statement, (way, state.value, now)).one_or_none() for way in ways for state in CLAIMABLE]
-    due = [_Row(*row) for row in found if row is not None]
+    due = [_Row(*row) for way in ways for state in CLAIMABLE for row in fetch(connection, statement, (way, state.value, now))]
     if not due:
         return None
     row = min(due, key=lambda one: one.next_try)

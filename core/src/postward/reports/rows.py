@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from postward.model import Report, ReportTarget, Window
 from postward.names import Domain
+from postward.store import change, fetch
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -54,13 +55,6 @@ _SUPPRESS: Final = (
 _SUPPRESSED: Final = "SELECT subject, reason FROM core_suppressions WHERE subject IN ({}) AND until > ? LIMIT 1"
 
 
-def run(connection: Connection, statement: str, values: tuple[object, ...] = ()) -> Any:
-    """Execute a statement with `?` for its values."""
-    if connection.dialect.name == "postgresql":
-        statement = statement.replace("?", "%s")
-    return connection.exec_driver_sql(statement, values)
-
-
 def way_of(uri: str) -> str:
     """How a target is reached: by mail, or by what is no mail."""
     return MAIL if uri[: len(_SCHEME)].lower() == _SCHEME else WEB
@@ -73,9 +67,9 @@ def put(connection: Connection, reports: Sequence[Report], targets: Sequence[Rep
     """
     for report in reports:
         key = secrets.token_hex(16)
-        run(connection, _PUT_REPORT, (key, cid, due, *_values(report)))
+        change(connection, _PUT_REPORT, (key, cid, due, *_values(report)))
         for position, uri in enumerate(dict.fromkeys(target.uri for target in targets)):
-            run(connection, _PUT_TARGET, (key, position, uri, way_of(uri), due))
+            change(connection, _PUT_TARGET, (key, position, uri, way_of(uri), due))
 
 
 def report_of(values: Sequence[Any]) -> Report:
@@ -100,28 +94,28 @@ def report_of(values: Sequence[Any]) -> Report:
 
 def load_report(connection: Connection, key: str) -> tuple[Report, str]:
     """A stored report and its correlation id."""
-    row = run(connection, f"SELECT cid, {REPORT} FROM core_outbox WHERE id = ?", (key,)).one()
-    return report_of(row[1:]), str(row[0])
+    ((cid, *values),) = fetch(connection, f"SELECT cid, {REPORT} FROM core_outbox WHERE id = ?", (key,))
+    return report_of(values), str(cid)
 
 
 def suppression(connection: Connection, keys: Sequence[str], now: int) -> str | None:
     """Why an address that goes by `keys` gets nothing now; None when it does."""
     if not keys:
         return None
-    row = run(connection, _SUPPRESSED.format(", ".join("?" * len(keys))), (*keys, now)).one_or_none()
-    return None if row is None else f"{row[0]} is suppressed: {row[1]}"
+    found = fetch(connection, _SUPPRESSED.format(", ".join("?" * len(keys))), (*keys, now))
+    return f"{found[0][0]} is suppressed: {found[0][1]}" if found else None
 
 
 def suppress(connection: Connection, subject: str, until: int, reason: str) -> None:
     """Enter or change a suppression."""
-    run(connection, _SUPPRESS, (subject, until, reason))
+    change(connection, _SUPPRESS, (subject, until, reason))
 
 
 def update(connection: Connection, key: str, position: int, **values: object) -> None:
     """Change a target."""
     columns = ", ".join(f"{name} = ?" for name in values)
     statement = f"UPDATE core_outbox_targets SET {columns} WHERE report = ? AND position = ?"
-    run(connection, statement, (*values.values(), key, position))
+    change(connection, statement, (*values.values(), key, position))
 
 
 def _values(report: Report) -> tuple[object, ...]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from postward.names import Address, Domain
-from postward.reports.rows import run, suppress
+from postward.reports.rows import suppress
+from postward.store import change, fetch
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -48,7 +49,7 @@ class Suppressions:
         """Lift a suppression; False when there was none. Raises `InvalidName`."""
         key = normal(subject)
         statement = "DELETE FROM core_suppressions WHERE subject = ?"
-        return await self._database.write(lambda connection: run(connection, statement, (key,)).rowcount > 0)
+        return await self._database.write(lambda connection: change(connection, statement, (key,)) > 0)
 
     async def list(self) -> list[Suppression]:
         """All of them, also those that have run out and are not yet forgotten, by subject."""
@@ -64,5 +65,5 @@ def normal(subject: str) -> str:
 
 
 def _all(connection: Connection) -> list[Suppression]:
-    rows = run(connection, "SELECT subject, until, reason FROM core_suppressions ORDER BY subject")
+    rows = fetch(connection, "SELECT subject, until, reason FROM core_suppressions ORDER BY subject")
     return [Suppression(subject=str(subject), until=int(until), reason=str(reason)) for subject, until, reason in rows]
