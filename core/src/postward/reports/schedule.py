@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from postward.store import Store
 
 # So many questions are under way at once, and so many builds share a transaction.
-AT_ONCE: Final = 64
+AT_ONCE: Final = 128
 TARGETS_WITHIN: Final = 120.0
 # A little after midnight, because the last results of the day are still on their way into the counters.
 _AFTER_MIDNIGHT: Final = 60 * MICROSECONDS

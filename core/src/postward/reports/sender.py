@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = 8
 # What only goes into the queue waits for nobody, and shares its transactions.
-QUEUED_AT_ONCE: Final = 64
+QUEUED_AT_ONCE: Final = 128
 ASK_QUEUE_EVERY: Final = 5.0
 _LOOK_AGAIN: Final = 60 * MICROSECONDS
 _AFTER_TROUBLE: Final = 10.0

@@ -161,7 +161,8 @@ class MailService:
             self._between.tell(domains, jobs)
 
     def _wake_all(self) -> None:
-        """An operator has changed the queue: every worker is to look at all of its part."""
+        """An operator has changed the queue or the outbox: every worker is to look at all of its part."""
         self.runner.wake_all()
+        self._app.sender.kick()
         if self._between is not None:
             self._between.tell_all()

@@ -52,6 +52,7 @@ _TAKE_HOST_SESSIONS: Final = (
 _TAKE_HOST_DETAILS: Final = (
     "DELETE FROM tlsrpt_host_details WHERE host = ? AND day = ? RETURNING policy_id, told, detail_id, detail, n"
 )
+_DETAILS_OF: Final = "SELECT detail_id, detail, n FROM tlsrpt_details WHERE recipient_domain = ? AND day = ? AND policy_id = ?"
 TLSA: Final = "tlsa"
 
 
@@ -66,6 +67,35 @@ class Taken:
     failures: int
     told: str = ""
     details: list[tuple[str, str, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Counters of a recipient domain and day, as they stand."""
+
+    day: str
+    domain: str
+    taken: Taken
+
+
+def load_page(connection: Connection, *, domain: str, day: str, after: tuple[str, str, str], limit: int) -> list[Row]:
+    """Counters behind (day, domain, policy id), in that order, of one domain or day where these are given."""
+    where = "(day, recipient_domain, policy_id) > (?, ?, ?)"
+    values: list[object] = [*after]
+    for column, value in (("recipient_domain", domain), ("day", day)):
+        if value:
+            where += f" AND {column} = ?"
+            values.append(value)
+    statement = (
+        "SELECT day, recipient_domain, policy_id, policy, policy_domain, successes, failures FROM tlsrpt_sessions"
+        f" WHERE {where} ORDER BY day, recipient_domain, policy_id LIMIT ?"
+    )
+    found = []
+    for one_day, one_domain, *columns in fetch(connection, statement, (*values, limit)):
+        taken = Taken(*columns)
+        taken.details = fetch(connection, _DETAILS_OF, (one_domain, one_day, taken.policy_id))
+        found.append(Row(one_day, one_domain, taken))
+    return found
 
 
 def add(connection: Connection, counts: Counts) -> None:

@@ -14,7 +14,7 @@ from postward_tlsrpt import counters, counting, host_record
 from postward_tlsrpt.reporting import Reporter, Rules
 
 if TYPE_CHECKING:
-    from postward.core import Core
+    from postward.core import Commands, Core
     from postward.model import DnsRecord, ReportJob, ResultBatch, Schema
 
 RuaUri = Annotated[str, AfterValidator(host_record.usable)]
@@ -67,6 +67,14 @@ class TlsRpt:
     def report_jobs(self) -> Sequence[ReportJob]:
         """Reports about recipient domains and about MX hosts, for each UTC day (RFC 8460 §4.1)."""
         return self.reporter.jobs()
+
+    @hookimpl
+    def register_commands(self, commands: Commands) -> None:
+        """`postward tlsrpt results` and `postward tlsrpt suppress …`."""
+        from postward_tlsrpt import results_command, suppress_command
+
+        results_command.register(commands)
+        suppress_command.register(commands)
 
     @hookimpl
     def dns_records(self, domain: Domain) -> Sequence[DnsRecord]:
