@@ -99,9 +99,10 @@ class App:
     """One assembled Postward.
 
     Entering it loads the plugins, opens and migrates the databases, asks the resolver for its self-test and starts handing
-    results to the plugins. With `service`, background tasks and the report schedule run too, as `postward run` wants;
-    without, only what is asked for happens. Of several processes of a node, one has the `service` and hands out results
-    (`emit`), and each has its `shards` of the queue. `extra` are plugin objects to add to the configured ones, by name.
+    results to the plugins. With `service`, background tasks and the report schedule run too, as `postward run` wants, and
+    mailed reports go into the queue, which `MailService` delivers; without, only what is asked for happens. Of several
+    processes of a node, one has the `service` and hands out results (`emit`), and each has its `shards` of the queue. `extra`
+    are plugin objects to add to the configured ones, by name.
     """
 
     def __init__(
