@@ -21,9 +21,9 @@ from postward.model import JournalEntry, ResultBatch
 from postward.store.codec import Counted, Result, Unreadable, encode, memory, pack, unpack
 from postward.store.database import Database
 
-BATCH_ROWS: Final = 500
+BATCH_ROWS: Final = 2000
 BATCH_BYTES: Final = 8 << 20
-PACK_BYTES: Final = 1 << 20
+PACK_BYTES: Final = 2 << 20
 MAX_BYTES: Final = 1 << 30
 MAX_DAYS: Final = 14
 POLL_SECONDS: Final = 5.0
