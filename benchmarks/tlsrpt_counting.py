@@ -6,8 +6,8 @@ Run: python benchmarks/tlsrpt_counting.py [--results N] [--domains N] [--runs N]
 - `even`: every policy domain as often as any other, the worst case for what collapses.
 - `distinct`: every result fails in another way, so that nothing collapses and each makes a row of details.
 
-On real files, with an fsync before `append` returns; the clock stops when every result is in the counters. Then the counters are
-added up and compared with what was put in: nothing lost, nothing twice.
+On real files, with an fsync before `append` returns; the clock stops when every result is in the counters. Then the counters
+are added up and compared with what was put in: nothing lost, nothing twice.
 """
 
 from __future__ import annotations
