@@ -129,8 +129,8 @@ async def test_a_strict_parser_finds_nothing_wrong(report: Report, key: SigningK
     assert found["TLS-Required"] == "No"
 
 
-# In its strict mode dkimpy does not find `tlsrpt` in a list of services.
-@pytest.mark.parametrize("services", [("*",), ("email", "tlsrpt"), ("tlsrpt",)])
+# dkimpy does not take a list of services, such as `email:tlsrpt`; the default of our keys names none.
+@pytest.mark.parametrize("services", [("*",), ("tlsrpt",)])
 async def test_dkimpy_verifies_it_as_a_tls_report(report: Report, key: SigningKey, services: tuple[str, ...]) -> None:
     """RFC 8460 §3: by its own strict rules for TLS reports, which ask for the service type."""
     name, text = dns_record(key, services)
@@ -140,7 +140,7 @@ async def test_dkimpy_verifies_it_as_a_tls_report(report: Report, key: SigningKe
         return record if asked.decode().rstrip(".") == name else None
 
     mail = signed(report, key)
-    verifier = dkim.DKIM(mail, tlsrpt="strict" if services == ("tlsrpt",) else True)
+    verifier = dkim.DKIM(mail, tlsrpt="strict" if "tlsrpt" in services else True)
     assert verifier.verify(dnsfunc=answer)
     assert verifier.domain.decode() == report.submitter
     assert {b"tls-report-domain", b"tls-report-submitter"} <= set(verifier.include_headers)
