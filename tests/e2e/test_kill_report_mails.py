@@ -35,7 +35,7 @@ KILLS = environment_number("POSTWARD_KILLS", 8)
 DOMAINS = 60
 DAYS = 3
 COLLECTORS = ("one.test", "two.test")
-# More than may be on its way when a life ends: what was taken and not yet settled comes again, the same in every octet but dates.
+# More than may be on its way when a life ends: what was taken and not yet settled comes again, the same but for its date.
 AGAIN = 40
 
 
