@@ -53,6 +53,7 @@ def _from_text(kind: type[Any], value: Any) -> Any:
 # Domain is a str of its own class, which msgspec leaves to a hook; this one, in C, refuses whatever is no str.
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=str.__str__)
 _TYPES: Final[dict[str, type[Result]]] = {TLS: TlsResult, MESSAGE: MessageResult}
+_KINDS: Final[dict[type[Any], str]] = {shape: kind for kind, shape in _TYPES.items()}
 _PACKS: Final[dict[str, Callable[[bytes], list[Counted]]]] = {
     kind: msgspec.json.Decoder(list[tuple[int, shape]], dec_hook=_from_text).decode  # type: ignore[valid-type]
     for kind, shape in _TYPES.items()
@@ -93,11 +94,8 @@ def encode(result: Result) -> tuple[str, bytes, Result]:
 
     Raises `ValueError` for more than 1 MiB, `TypeError` for anything that is no result.
     """
-    if isinstance(result, TlsResult):
-        kind = TLS
-    elif isinstance(result, MessageResult):
-        kind = MESSAGE
-    else:
+    kind = _KINDS.get(type(result))
+    if kind is None:
         raise TypeError(f"not a result: {type(result).__name__}")
     try:
         encoded = _ENCODER.encode(result)
