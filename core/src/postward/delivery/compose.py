@@ -57,7 +57,9 @@ def needs_tls(policies: Sequence[TlsPolicy], wish: TlsWish, *, always: bool, ins
 
 
 def server_name(policies: Sequence[TlsPolicy], mx: MxHost) -> Domain:
-    """The SNI to send: the first a policy asks for, such as the TLSA base domain (RFC 7672 §8.1), else the MX host name."""
+    """The SNI to send: the first a policy asks for, such as the TLSA base domain (RFC 7672 §8.1), else the MX host name (RFC
+    8461 §7.1).
+    """
     wanted = (policy.server_name for policy in policies if policy.problem is None)
     return next((name for name in wanted if name is not None), mx.name)
 

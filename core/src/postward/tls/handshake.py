@@ -34,7 +34,10 @@ _TRANSPORT: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError
 
 @lru_cache(maxsize=16)
 def client_context(alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
-    """The context of all client handshakes: TLS 1.2 or better (RFC 8996), nothing verified. Shared, so never change it."""
+    """The context of all client handshakes: TLS 1.2 or better (RFC 8996, RFC 8461 §7.2), nothing verified.
+
+    Shared, so never change it.
+    """
     # By hand: the defaults of `create_default_context` verify, and how strictly differs between versions of Python.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False

@@ -1,6 +1,7 @@
 """What the owner of a domain should know of its DANE: what is wrong, whom it hurts, and the record or step that mends it.
 
-RFC 7672 §2.2 says what senders do; RFC 7672 §3.1 and RFC 7671 §5 what to publish, RFC 7671 §8 how to change it.
+RFC 7672 §2.2 says what senders do; RFC 7672 §3.1 and RFC 7671 §5 what to publish, RFC 7671 §8 how to change it, RFC
+7671 §10.1.1 how much.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 AREA: Final = "dane"
 DAY: Final = 86_400 * MICROSECONDS
 SOON: Final = 14 * DAY
+DATAGRAM: Final = 1000
+"""Octets of records that fit a UDP answer of 1232 together with their signature (RFC 9715, RFC 7671 §10.1.1)."""
+RECORD_HEAD: Final = 15
+"""Octets of a record in an answer besides its data: compressed owner, type, class, TTL, length, and the three numbers."""
 _SIGN: Final = "sign the zone with DNSSEC and have its DS record put into the parent zone"
 
 
@@ -125,6 +130,13 @@ def _of_records(survey: Survey, host: SeenHost) -> Iterator[Finding]:
             f"none of the {where} can be used: {'; '.join(dict.fromkeys(each.why for each in host.records))}"[:300],
             "senders encrypt and do not know with whom",
             _publish(survey, host),
+        )
+    size = sum(RECORD_HEAD + len(each.record.data) for each in host.records)
+    if size > DATAGRAM:
+        yield _warning(
+            f"the {where} take {size} octets",
+            "no datagram holds them with their signature, and senders who cannot ask by TCP do not deliver",
+            "publish digests, `3 1 1` or `2 1 1`, instead of whole certificates and keys",
         )
     if host.usable:
         for each in host.records:

@@ -38,7 +38,10 @@ def reference_names(destination: Destination, mx: MxHost, base: Domain) -> tuple
 
 
 def tlsa_name(base: Domain, port: int) -> Domain | None:
-    """The owner name of the TLSA records of a TCP service (RFC 6698 §3); None for a base so long that there can be none."""
+    """The owner name of the TLSA records of a TCP service (RFC 6698 §3, RFC 7672 §2.2.3).
+
+    None for a base so long that there can be none.
+    """
     try:
         return Domain(f"_{port}._tcp.{base}")
     except InvalidName:

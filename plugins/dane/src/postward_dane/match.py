@@ -49,9 +49,10 @@ def judge(
 ) -> Verdict:
     """Judge a chain (DER, leaf first) by usable records.
 
-    DANE-EE matches the leaf and looks at nothing else, neither names nor dates (RFC 7672 §3.1.1). DANE-TA wants a path to
-    the trust anchor, valid at `at` (microseconds, None for now), and one of `names` in the leaf; the local roots play no
-    part. `common_name` lets the CN count where there is no dNSName (RFC 7672 §3.2.3).
+    DANE-EE matches the leaf and looks at nothing else, neither names nor dates (RFC 7672 §3.1.1, RFC 7671
+    §5.1). DANE-TA wants a path to the trust anchor, within its constraints and valid at `at` (microseconds, None for now),
+    and one of `names` in the leaf (RFC 7672 §3.1.2, RFC 7671 §5.2.1); the local roots play no part. `common_name` lets the
+    CN count where there is no dNSName (RFC 7672 §3.2.3).
     """
     if not chain:
         return Verdict.fail(ResultType.VALIDATION_FAILURE, "no-certificate")
@@ -94,7 +95,7 @@ class _Certificate:
 
 
 def _anchors(records: Sequence[TlsaRecord], chain: Sequence[bytes]) -> Iterator[bytes]:
-    """The certificates that DANE-TA records make trust anchors, each once.
+    """The certificates that DANE-TA records make trust anchors, each once (RFC 7671 §5.2).
 
     The leaf is nobody's authority, also where the server sends it twice. A whole certificate counts though the server did not
     send it (RFC 7671 §5.2.2); so does a whole key, which makes every certificate that it signed the end of the path (RFC 7671
