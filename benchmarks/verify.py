@@ -58,15 +58,20 @@ def handshakes(issued: Issued) -> Callable[[], None]:
     """A round of handshakes over memory streams, client and server in one process."""
     context = issued.server_context()
 
-    async def serve(stream: trio.abc.Stream) -> None:
-        await (await server_handshake(stream, context)).receive_some()
+    async def serve(transport: trio.abc.Stream, done: trio.Event) -> None:
+        stream = await server_handshake(transport, context)
+        done.set()
+        await stream.receive_some()
 
     async def main() -> None:
         for _ in range(ROUND):
             ours, theirs = memory_stream_pair()
+            done = trio.Event()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(serve, theirs)
+                nursery.start_soon(serve, theirs, done)
                 stream, _ = await client_handshake(ours, ENDPOINT, HOST)
+                # Session tickets are still on their way to a client whose part is done.
+                await done.wait()
                 await stream.aclose()
 
     return lambda: trio.run(main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from fuzz_budget import fuzz
+from fuzzing import fuzz
 from postward.http import HttpResponse
 from postward.model import Failure, Mode, ResultType, Severity
 from postward.names import Domain
