@@ -16,6 +16,7 @@ from postward.cli.commands import PluginVerbs
 from postward.errors import ConfigError
 from postward.http import HttpError
 from postward.model import MICROSECONDS
+from postward.names import Domain
 from postward_mtasts import tables
 from postward_mtasts.plugin import MtaSts
 from postward_mtasts.settings import Settings
@@ -33,6 +34,7 @@ class Program:
         self.zones = {"b.example": ZONE, "none.example": "@ MX 10 mx\n"}
         self.pages: dict[str, Any] = {"mta-sts.b.example": TEXT}
         self.core: Any = None
+        self.settings = Settings()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.core, name)  # the plugin is made before the core is there
@@ -55,7 +57,7 @@ class Program:
 
     def __call__(self, *words: str) -> Any:
         verbs = PluginVerbs(self, "mtasts")  # type: ignore[arg-type]
-        MtaSts(Settings(), self).register_commands(verbs)  # type: ignore[arg-type]
+        MtaSts(self.settings, self).register_commands(verbs)  # type: ignore[arg-type]
         result = CliRunner().invoke(verbs._typer, list(words), standalone_mode=False)
         if result.exception is not None:
             raise result.exception
@@ -70,6 +72,22 @@ class Program:
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
     return Program(tmp_path)
+
+
+# --- policy ---
+
+
+def test_the_file_of_an_own_policy(program: Program) -> None:
+    program.hostname = Domain("mx.own.example")
+    program.settings = Settings.model_validate({"host": {"own.example": {"mode": "enforce"}}})
+    people = program("policy", "Own.example")
+    assert people.return_value == 0
+    assert people.stdout_bytes == b"version: STSv1\r\nmode: enforce\r\nmx: mx.own.example\r\nmax_age: 604800\r\n"
+    (shown,) = program.json("policy", "own.example")
+    assert (shown["domain"], shown["text"]) == ("own.example", people.stdout_bytes.decode())
+    assert shown["record"] == f"v=STSv1; id={shown['id']};"
+    with pytest.raises(ConfigError, match="no policy of this domain"):
+        program("policy", "b.example")
 
 
 # --- check ---

@@ -1,4 +1,4 @@
-"""`postward mtasts check`: a domain as senders see it. `postward mtasts cache …`: what is remembered, and changes to it."""
+"""`postward mtasts check`: a domain as senders see it. `policy`: the file of an own one. `cache …`: what is remembered."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def register(plugin: MtaSts, commands: Commands) -> None:
     """Add the verbs."""
     verbs = _Verbs(plugin, commands)
     commands.add(verbs.check, "check")
+    commands.add(verbs.own, "policy")
     commands.add(verbs.show_list, "cache list")
     commands.add(verbs.show_one, "cache show")
     commands.add(verbs.refresh, "cache refresh")
@@ -62,6 +63,21 @@ class _Verbs:
             return int(any(finding.severity is Severity.ERROR for finding in found))
 
         return self._commands.run(work)
+
+    def own(self, domain: DomainArgument, json: JsonOption = False) -> int:
+        """Print the policy of an own domain as it has to be served, for a web server. Exits 2 for a domain without one.
+
+        With --json one object: domain, id, record (the text of the TXT record), text.
+        """
+        name = _domain(domain)
+        hosted = self._plugin.hosted.get(name)
+        if hosted is None:
+            raise ConfigError("no policy of this domain is configured", key=f'plugin.mtasts.host."{name}"')
+        if json:
+            emit_json_line({"domain": name, "id": hosted.id, "record": hosted.record, "text": hosted.text})
+        else:
+            sys.stdout.write(hosted.text)
+        return 0
 
     def show_list(
         self,
