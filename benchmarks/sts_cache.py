@@ -169,4 +169,5 @@ def main() -> None:
         trio.run(measure, Path(folder), sizes)
 
 
-main()
+if __name__ == "__main__":
+    main()
