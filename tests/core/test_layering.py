@@ -31,6 +31,7 @@ PUBLIC = {
     "postward.names",
     "postward.net",
     "postward.reports",
+    "postward.reports.container",
     "postward.smtp",
     "postward.store",
     "postward.testing",
@@ -38,9 +39,11 @@ PUBLIC = {
 }
 # Typer shells of verbs print with the look that all commands share.
 PUBLIC_CLI = {"postward.cli.output"}
-GLUE = {"plugin.py", "tables.py", "fetch.py"}
+GLUE = {"plugin.py", "tables.py", "received_tables.py", "fetch.py"}
 # Trio shells that are split from the glue. Name a new one here only when there is nothing in it that could be pure.
-SHELLS = {"postward_dane/survey.py"} | {f"postward_mtasts/{name}.py" for name in ("discovery", "flight", "look", "refresh")}
+SHELLS = {"postward_dane/survey.py", "postward_tlsrpt/receiving.py"} | {
+    f"postward_mtasts/{name}.py" for name in ("discovery", "flight", "look", "refresh")
+}
 # Sans-IO modules of core, by name.
 PURE_CORE = [
     "answers.py",
@@ -61,6 +64,8 @@ PURE_CORE = [
     "dkim/tags.py",
     "dns/answer.py",
     "dns/ede.py",
+    "listen/addresses.py",
+    "listen/pace.py",
     "listen/received.py",
     "queue/disk.py",
     "queue/outcome.py",
@@ -191,7 +196,7 @@ def test_only_the_store_and_tables_import_the_database() -> None:
     wrong = [
         f"{name_of(file)}:{one.line} imports {one.module}"
         for file in [*files(CORE), *(file for plugin in PLUGINS for file in files(plugin))]
-        if file.name != "tables.py" and file.parent != CORE / "postward" / "store"
+        if not file.name.endswith("tables.py") and file.parent != CORE / "postward" / "store"
         for one in imports(file)
         if not one.typing_only and inside(one.module, DATABASE)
     ]

@@ -108,8 +108,8 @@ def test_only_the_networks_that_are_named_may_send(peer: Any, networks: list[Any
     expected = any(
         net.version == real.version and int(net.network_address) <= int(real) <= int(net.broadcast_address) for net in named
     )
-    assert relay(None, networks=named)._may_send(session(str(peer))) is expected
-    assert relay(None, networks=named)._may_send(session(str(real))) is expected
+    assert relay(None, networks=named).may_send(session(str(peer))) is expected
+    assert relay(None, networks=named).may_send(session(str(real))) is expected
 
 
 @pytest.mark.parametrize("peer", ["", "nonsense", "127.0.0.1.5", "::ffff:127.0.0.1%x", "fe80::1%eth0"])

@@ -17,7 +17,7 @@ from plugin_rig import NOON, make_core
 from postward.errors import ConfigError, TryLater
 from postward.model import Failure, Mode, PolicyResult, Report, ReportTarget, ResultType, TlsResult, Window
 from postward.names import Domain
-from postward_tlsrpt import tables
+from postward_tlsrpt import received_tables, tables
 from postward_tlsrpt.plugin import TlsRpt
 
 TODAY, YESTERDAY = "2026-11-24", "2026-11-23"
@@ -338,5 +338,5 @@ def test_the_migration_makes_what_the_models_say() -> None:
         context = MigrationContext.configure(connection)
         for migration in tables.SCHEMA.migrations:
             migration(Operations(context))
-        assert compare_metadata(context, tables.Base.metadata) == []
+        assert compare_metadata(context, [tables.Base.metadata, received_tables.Base.metadata]) == []
     engine.dispose()

@@ -258,10 +258,45 @@ class ListenConfig(Section):
         return self
 
 
+def _deliver_to(value: str, info: ValidationInfo) -> str:
+    """`maildir:PATH`, `lmtp:unix:/path`, `lmtp:host:port` or `smtp:host:port`."""
+    kind, colon, rest = value.partition(":")
+    if kind == "maildir" and rest:
+        return f"maildir:{_relative_to_file(Path(rest), info)}"
+    if not (kind in ("lmtp", "smtp") and colon and (kind == "lmtp" or not rest.startswith("unix:"))):
+        raise ValueError("should be 'maildir:/path', 'lmtp:unix:/path', 'lmtp:host:port' or 'smtp:host:port'")
+    return f"{kind}:{_bind(rest)}"
+
+
+class InboundConfig(Section):
+    """What becomes of mail to the addresses that reports come to, behind the look at the reports.
+
+    `deliver_to` is a Maildir (of at most `max_bytes`) or a server; by default a Maildir in `data_dir`. A client that may not
+    relay can bring `per_minute` messages.
+    """
+
+    deliver_to: Annotated[str, AfterValidator(_deliver_to)] | None = None
+    max_bytes: Annotated[int, Field(strict=True, ge=1 << 20)] = 1 << 30
+    per_minute: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 60
+
+
+class WebCertificate(Section):
+    """A certificate for HTTPS, shown to who asks for a name in it."""
+
+    cert_file: FilePath
+    key_file: FilePath
+
+
 class WebConfig(Section):
-    """Where the web pages are served."""
+    """Where web pages are served.
+
+    `bind` is for this machine, or for a proxy on it. `public` is for strangers: the policies of MTA-STS and the place where
+    reports are posted, over HTTPS with the `certificates`, in clear without.
+    """
 
     bind: Bind = "127.0.0.1:8460"
+    public: Bind | None = None
+    certificates: tuple[WebCertificate, ...] = ()
 
 
 class PluginSettings(Section):
@@ -283,6 +318,7 @@ class Config(Section):
     reports: ReportsConfig = ReportsConfig()
     dkim: tuple[DkimConfig, ...] = ()
     listen: tuple[ListenConfig, ...] = ()
+    inbound: InboundConfig = InboundConfig()
     web: WebConfig = WebConfig()
     plugin: dict[str, dict[str, Any]] = Field(default={}, repr=False)
     file: Path | None = Field(default=None, exclude=True)

@@ -123,8 +123,9 @@ def _names() -> dict[str, Any]:
     import trio
 
     from postward import model
+    from postward.names import Address
 
-    return {**vars(model), "trio": trio}
+    return {**vars(model), "Address": Address, "trio": trio}
 
 
 def _marked(thing: object) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         Verdict,
         WebRoute,
     )
-    from postward.names import Domain
+    from postward.names import Address, Domain
 
 PROJECT: Final = "postward"
 GROUP: Final = "postward.v1"
@@ -214,6 +214,15 @@ async def verify_tls(policy: TlsPolicy, peer: TlsPeer) -> Verdict | None:
 # --- received messages ---
 
 
+@hookspec(Call.COLLECT)
+def report_addresses() -> Sequence[Address] | None:
+    """Name the addresses that reports come to: anybody may send to them, over every listener of kind smtp and lmtp.
+
+    Called: once, when the listeners are assembled. Return: addresses; what stands behind them with `+` or `-` is theirs too.
+    If it fails: start-up stops.
+    """
+
+
 @hookspec(Call.GATHER, limit=120)
 async def authenticate(message: InboundMessage) -> Sequence[AuthResult] | None:
     """Authenticate a received message: DKIM, SPF and the like.
@@ -236,8 +245,9 @@ async def judge(message: InboundMessage, results: Sequence[AuthResult]) -> Judge
 async def receive_report(message: InboundMessage, results: Sequence[AuthResult]) -> ReportReceipt | None:
     """Take in a message that came to a report address.
 
-    Called: once per message to a configured report address. Return: accepted, or refused with the reason that goes into
-    a header of the message, which is delivered all the same; None when it is not your kind of report.
+    Called: once per message to some of `report_addresses`, which are its `recipients`, as configured. Return: accepted, or
+    refused with the reason that goes into a header of the message, which is delivered all the same; None when it is not your
+    kind of report.
     If it fails: the message is delivered with that as its reason.
     """
 

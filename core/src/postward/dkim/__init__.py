@@ -6,7 +6,7 @@ a seventeenth of the time. Everything but `verify` is free of I/O.
 
 from __future__ import annotations
 
-from postward.dkim.author import signing_domain
+from postward.dkim.author import author_domain, signing_domain
 from postward.dkim.canonical import BodyHasher
 from postward.dkim.key import BadKey, KeyRecord, parse_key
 from postward.dkim.sign import NoKey, PrivateKey, Signer, SigningKey, dns_record, generate, private_pem
@@ -22,6 +22,7 @@ __all__ = [
     "Signature",
     "Signer",
     "SigningKey",
+    "author_domain",
     "dns_record",
     "generate",
     "parse_key",

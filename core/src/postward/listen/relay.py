@@ -77,8 +77,8 @@ class Relay:
 
     async def mail(self, session: Session, sender: Address | None, parameters: Mapping[str, str]) -> Reply | None:
         """Refuse where nothing could come of it, before a recipient is named."""
-        if not self._may_send(session):
-            return _LOGIN_FIRST if self.users is not None else _DENIED
+        if not self.may_send(session):
+            return self.denial
         return None if self.services.room(int(parameters.get("SIZE") or 0)) else _NO_ROOM
 
     async def rcpt(self, session: Session, recipient: Address, parameters: Mapping[str, str]) -> Reply | None:
@@ -98,7 +98,13 @@ class Relay:
             self.services.log.info("login-failed", user=user[:100], peer=session.peer)
         return good
 
-    def _may_send(self, session: Session) -> bool:
+    @property
+    def denial(self) -> Reply:
+        """What a client hears that may not send."""
+        return _LOGIN_FIRST if self.users is not None else _DENIED
+
+    def may_send(self, session: Session) -> bool:
+        """Whether this client may send to anybody."""
         if self.trusted or session.user is not None:
             return True
         known = self._memo.get(session.peer)

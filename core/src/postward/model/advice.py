@@ -29,6 +29,8 @@ class WebRoute:
 
     With `host`, it is a page for strangers instead: answered under that host name alone (any port), without login or
     navigation, and `path` is that of the URL, such as `/.well-known/mta-sts.txt`.
+
+    `public`: anybody may ask for it, without logging in and from other sites, as those do who post reports.
     """
 
     path: str
@@ -36,6 +38,7 @@ class WebRoute:
     title: str = ""
     methods: tuple[str, ...] = ("GET",)
     host: Domain | None = None
+    public: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

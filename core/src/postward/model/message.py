@@ -154,9 +154,15 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportReceipt:
-    """A message to a report address: taken in as a `kind` of report, or refused with the `reason` for a header."""
+    """A message to a report address: taken in as a `kind` of report, or refused with the `reason` for a header.
+
+    `summary` says in a few words what was taken in. `temporary`: the client is asked to come back, because what is missing now
+    may be there later. `error_header` is the name of the field that a refusal is told in.
+    """
 
     accepted: bool
     kind: str
     reason: str = ""
     summary: str = ""
+    temporary: bool = False
+    error_header: str = "X-Postward-Report-Error"

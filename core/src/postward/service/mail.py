@@ -7,16 +7,23 @@ is finished, and what is queued stays on disk.
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from postward import hookspecs
 from postward.errors import ConfigError
+from postward.listen.addresses import ReportAddresses
+from postward.listen.inbound import Inbound, Intake, Mailbox, MaildirBox, NextHopBox
 from postward.listen.listener import Certificate, Door, Listeners
+from postward.listen.maildir import Maildir
+from postward.listen.next_hop import NextHop
+from postward.listen.pace import Pace
 from postward.listen.relay import Relay, Services
 from postward.listen.users import Users
 from postward.model import MICROSECONDS
-from postward.names import Domain
+from postward.names import Address, Domain
 from postward.queue.bounce import Bouncer
 from postward.queue.disk import Room
 from postward.queue.poke import NAME, listen
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from postward.app import App
-    from postward.config import ListenConfig
+    from postward.config import Config, ListenConfig
     from postward.queue.store import Queue
     from postward.queue.types import Job
     from postward.service.workers import Place
@@ -45,6 +52,15 @@ _HOUR: Final = 3600 * MICROSECONDS
 def shards_of(place: Place | None) -> Shards:
     """The destinations that a process delivers to."""
     return Shards(count=place.count, index=place.index) if place else Shards()
+
+
+def _mailbox(config: Config) -> Mailbox:
+    """Where mail to report addresses goes."""
+    where, hostname = config.inbound.deliver_to, str(config.core.hostname)
+    if where is not None and not where.startswith("maildir:"):
+        return NextHopBox(hop=NextHop.parse(where, hostname))
+    path = Path(where.removeprefix("maildir:")) if where else config.core.data_dir / "inbound"
+    return MaildirBox(maildir=Maildir(path, max_bytes=config.inbound.max_bytes), hostname=hostname)
 
 
 class MailService:
@@ -83,6 +99,7 @@ class MailService:
             room=Room(self._data_dir).has,
             queued=self.wake,
         )
+        self._intake = self._make_intake(services)
         doors = [self._door(number, entry, services, sockets[number]) for number, entry in enumerate(config.listen)]
         self.listeners = Listeners(doors, self._log)
 
@@ -95,16 +112,18 @@ class MailService:
             context = certificate.context
         users = Users(entry.users_file, self._log) if entry.users_file is not None else None
         unix = entry.bind.startswith("unix:")
+        relay = Relay(
+            services=services,
+            networks=entry.networks,
+            users=users,
+            trusted=unix,
+            submission=entry.kind == "submission",
+        )
+        takes_reports = self._intake.addresses and entry.kind != "submission"
         return Door(
             entry=entry,
             socket=sock,
-            handler=Relay(
-                services=services,
-                networks=entry.networks,
-                users=users,
-                trusted=unix,
-                submission=entry.kind == "submission",
-            ),
+            handler=Inbound(intake=self._intake, relay=relay) if takes_reports else relay,
             settings=ServerSettings(
                 hostname=str(self._app.config.core.hostname),
                 context=context,
@@ -116,6 +135,23 @@ class MailService:
                 auth=users is not None,
                 dsn=True,
             ),
+        )
+
+    def _make_intake(self, services: Services) -> Intake:
+        """What takes in mail to report addresses. Raises what a plugin that cannot name its addresses raised."""
+        config = self._app.config
+        addresses: list[Address] = []
+        for outcome in self._app.hooks.collect(hookspecs.report_addresses):
+            if outcome.error is not None:
+                raise outcome.error
+            addresses += outcome.value or ()
+        return Intake(
+            services=services,
+            addresses=ReportAddresses(addresses),
+            hooks=self._app.hooks,
+            journal=self._app.store.journal,
+            mailbox=_mailbox(config),
+            pace=Pace(config.inbound.per_minute),
         )
 
     # --- running ---

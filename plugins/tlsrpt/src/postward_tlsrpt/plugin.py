@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, Field
@@ -11,16 +12,19 @@ from pydantic import BaseModel, Field
 from postward.clock import today
 from postward.errors import ConfigError, InvalidName, TryLater
 from postward.hookspecs import hookimpl
-from postward.model import MICROSECONDS, Report, ReportJob, ReportTarget, Window
+from postward.model import MICROSECONDS, Report, ReportJob, ReportTarget, WebRoute, Window
 from postward.names import Address, Domain
 from postward_tlsrpt import counting, naming, record, report
+from postward_tlsrpt.own import Own
 from postward_tlsrpt.record import RecordError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from postward.core import Core
-    from postward.model import ResultBatch, Schema
+    from postward.core import Commands, Core
+    from postward.model import AuthResult, InboundMessage, ReportReceipt, ResultBatch, Schema
+    from postward_tlsrpt.posted import Answer, Request
+    from postward_tlsrpt.receiving import Receiver
 
 KEEP_DAYS: Final = 7
 KEEP_AT_MOST: Final = 30
@@ -34,13 +38,20 @@ class TlsRpt:
     class Config(BaseModel, extra="forbid", frozen=True):
         """`organization` names the sender (default: the hostname), `contact` is the address that reports give (default:
         postmaster at the submitter domain, and always in it). `send`: send reports at all. `report_success`: send those
-        without any failure too. `pkix_details`: add a line for unauthenticated certificates where no policy applied."""
+        without any failure too. `pkix_details`: add a line for unauthenticated certificates where no policy applied.
+
+        Received: `addresses` take mailed reports about their domains, `host_addresses` those about the MX hosts that they are
+        at, `own_domains` are further domains to keep reports about, for `keep_days` days behind their end."""
 
         organization: str = Field(default="", max_length=200)
         contact: str = Field(default="", max_length=320)
         send: bool = True
         report_success: bool = True
         pkix_details: bool = False
+        addresses: tuple[Address, ...] = ()
+        host_addresses: tuple[Address, ...] = ()
+        own_domains: tuple[Domain, ...] = ()
+        keep_days: int = Field(default=400, ge=1, le=36_500)
 
     def __init__(self, config: Config, core: Core) -> None:
         self._config, self._core = config, core
@@ -158,6 +169,57 @@ class TlsRpt:
             mail_type=MAIL_TYPE,
             headers=(("TLS-Report-Domain", str(domain)), ("TLS-Report-Submitter", str(submitter))),
         )
+
+    # --- receiving ---
+
+    @cached_property
+    def receiver(self) -> Receiver:
+        """What takes in reports about us: where they are received, what is configured, what is signed for here."""
+        from postward_tlsrpt.receiving import Receiver
+
+        config, signer = self._config, self._core.signer
+        hosts = {str(self._core.hostname), *(str(address.domain) for address in config.host_addresses)}
+        domains = {address.domain for address in config.addresses} | set(config.own_domains) | set(signer.domains)
+        own = Own(domains=frozenset(map(str, domains)) - hosts, hosts=frozenset(hosts))
+        return Receiver(self._core, own, keep_days=config.keep_days)
+
+    @hookimpl
+    def report_addresses(self) -> Sequence[Address]:
+        """Those that are configured."""
+        return (*self._config.addresses, *self._config.host_addresses)
+
+    @hookimpl
+    async def receive_report(self, message: InboundMessage, results: Sequence[AuthResult]) -> ReportReceipt | None:
+        """Take in TLS reports that came to one of our addresses (RFC 8460 §5.3)."""
+        ours = set(self.report_addresses())
+        return await self.receiver.by_mail(message, results) if ours.intersection(message.recipients) else None
+
+    @hookimpl
+    def register_routes(self) -> Sequence[WebRoute]:
+        """Where reports are posted (RFC 8460 §5.4)."""
+        return [WebRoute(path="/report", handler=self.post, methods=("POST",), public=True)]
+
+    async def post(self, request: Request) -> Answer:
+        """The endpoint of `/tlsrpt/report`."""
+        from postward_tlsrpt import posted
+
+        return await posted.take(request, self.receiver)
+
+    @hookimpl
+    async def background(self) -> None:
+        """Once a day, forget the reports that are older than they are kept."""
+        clock = self._core.clock
+        while True:
+            await self.receiver.forget_old()
+            await clock.sleep_until(clock.now() + DAY)
+
+    @hookimpl
+    def register_commands(self, commands: Commands) -> None:
+        """`postward tlsrpt parse` and `received`."""
+        from postward_tlsrpt import parse_command, received_command
+
+        parse_command.register(self, commands)
+        received_command.register(commands)
 
     def _say_once(self) -> None:
         if not self._said:

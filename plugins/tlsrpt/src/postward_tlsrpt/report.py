@@ -44,14 +44,14 @@ class Policy(Struct, frozen=True, rename="kebab", omit_defaults=True):
     mx_host: tuple[str, ...] | str = ()
 
 
-class Summary(Struct, frozen=True, rename="kebab"):
+class Summary(Struct, frozen=True, rename="kebab", gc=False):
     """Sessions that complied with the policy, and sessions that did not."""
 
     total_successful_session_count: Count
     total_failure_session_count: Count
 
 
-class FailureDetail(Struct, frozen=True, rename="kebab", omit_defaults=True):
+class FailureDetail(Struct, frozen=True, rename="kebab", omit_defaults=True, gc=False):
     """One kind of failure with its circumstances; counts of several details may overlap (RFC 8460 §4)."""
 
     result_type: str

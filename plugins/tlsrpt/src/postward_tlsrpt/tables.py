@@ -15,6 +15,7 @@ from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
 from postward.model import Schema
+from postward_tlsrpt import received_tables
 from postward_tlsrpt.report import FailureDetail, Policy, PolicyResult, Summary
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _create(op: Operations) -> None:
     op.create_index("ix_tlsrpt_details_day", "tlsrpt_details", ["day"])
 
 
-SCHEMA: Final = Schema(migrations=(_create,))
+SCHEMA: Final = Schema(migrations=(_create, received_tables.create))
 
 # Driver SQL: three times as fast as compiled statements for the many small upserts of a busy hour.
 _ADD_SESSIONS: Final = (
