@@ -50,8 +50,8 @@ def dmarc_report(content: bytes) -> None:
 
 
 def test_tls_reports() -> None:
-    fuzz(mutated(TLS_SEEDS), tls_report)
+    fuzz(tls_report, mutated(TLS_SEEDS))
 
 
 def test_dmarc_reports() -> None:
-    fuzz(mutated(DMARC_SEEDS), dmarc_report)
+    fuzz(dmarc_report, mutated(DMARC_SEEDS))
