@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final, TypeVar
 
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+T = TypeVar("T")
 
 SECONDS: Final = float(os.environ.get("POSTWARD_FUZZ_SECONDS", "0"))
 _QUICK, _ROUND = 60, 500
 
 
-def fuzz(check: Callable[..., object], *inputs: st.SearchStrategy[Any]) -> None:
-    """Call `check` with inputs of these kinds until the time is up; what it raises is a finding, shown at its smallest."""
+def fuzz(inputs: st.SearchStrategy[T], check: Callable[[T], None]) -> None:
+    """Call `check` with one input after the other until the time is up; what it raises is a finding, shown at its smallest."""
+
+    def one(value: T) -> None:
+        check(value)
+
+    run = settings(
+        max_examples=_ROUND if SECONDS else _QUICK,
+        deadline=None,
+        # Each round starts from a new seed, so nothing is gained by remembering. In CI hypothesis would repeat the same one.
+        database=None,
+        derandomize=False,
+        suppress_health_check=list(HealthCheck),
+    )(given(inputs)(one))
     until = time.monotonic() + SECONDS
-    while True:
-        # Each round begins anew from another seed: within one, hypothesis would stop at its number of examples.
-        run = settings(
-            max_examples=_ROUND if SECONDS else _QUICK,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )(given(*inputs)(check))
-        seed(random.getrandbits(64))(run)()
-        if time.monotonic() >= until:
-            return
+    run()
+    while time.monotonic() < until:
+        run()
 
 
 @st.composite

@@ -25,7 +25,7 @@ from postward_dane.plugin import Binding, Dane
 
 
 async def test_a_usable_record_makes_an_enforcing_policy() -> None:
-    """RFC 7672 §2.1.2, §2.2: authenticated TLS or nothing; the policy domain of a report is the base domain (RFC 8460 §1.1)."""
+    """RFC 7672 §2.2: authenticated TLS or nothing; the policy domain of a report is the base domain (RFC 8460 §1.1)."""
     rig = Rig()
     policy = await rig.policy()
     assert (policy.kind, policy.mode, policy.scope, policy.domain) == ("tlsa", Mode.ENFORCE, Scope.HOST, MX)
@@ -40,7 +40,6 @@ async def test_a_usable_record_makes_an_enforcing_policy() -> None:
 
 
 async def test_a_mismatch_is_a_failed_verdict() -> None:
-    """RFC 7672 §9.1: MUST NOT deliver where usable records exist and none matches."""
     rig = Rig(f"@ MX 10 mx\nmx A 192.0.2.1\n_25._tcp.mx TLSA 3 1 1 {DIGEST}\n")
     verdict = await rig.judge(await rig.policy())
     assert (verdict.passed, verdict.failure.reason) == (False, "dane-no-match")
@@ -171,6 +170,7 @@ async def test_the_expanded_name_comes_first() -> None:
 
 
 async def test_the_original_name_comes_second() -> None:
+    """RFC 7672 §2.2.2: the name of the MX record counts when the one at the end of its aliases has no records."""
     rig = Rig(f"{ALIASED}_25._tcp.mx TLSA {RECORD}\n")
     rig.dns.set_zone("provider.test", "real A 192.0.2.1\n")
     assert (await rig.policy()).domain == MX
@@ -178,7 +178,7 @@ async def test_the_original_name_comes_second() -> None:
 
 
 async def test_the_first_secure_records_decide_even_when_unusable() -> None:
-    """RFC 7672 §2.2.2: what the second name has is not even asked for."""
+    """RFC 7672 §2.2.2: no falling through to the original name."""
     rig = Rig(f"{ALIASED}_25._tcp.mx TLSA {RECORD}\n")
     rig.dns.set_zone("provider.test", f"real A 192.0.2.1\n_25._tcp.real TLSA 1 1 1 {DIGEST}\n")
     policy = await rig.policy()

@@ -91,11 +91,11 @@ def test_messages() -> None:
         understood(*given[0], trusted=given[1])
 
     messages = st.sampled_from(SEEDS).flatmap(lambda seed: st.tuples(st.just(seed[0]), mutated([seed[1]])))
-    fuzz(check, st.tuples(messages, st.booleans()))
+    fuzz(st.tuples(messages, st.booleans()), check)
 
 
 def test_noise() -> None:
-    fuzz(lambda data: understood("TLSA", data, trusted=True), st.binary(max_size=600))
+    fuzz(st.binary(max_size=600), lambda data: understood("TLSA", data, trusted=True))
 
 
 def test_whether_it_is_an_answer() -> None:
@@ -106,4 +106,4 @@ def test_whether_it_is_an_answer() -> None:
             assert data[:2] == query[:2]
             wire.is_truncated(data)
 
-    fuzz(check, mutated([query, query[:2] + b"\x81" + query[3:], reply("TLSA", *RECORDS["TLSA"])]))
+    fuzz(mutated([query, query[:2] + b"\x81" + query[3:], reply("TLSA", *RECORDS["TLSA"])]), check)

@@ -50,8 +50,8 @@ def dmarc_report(content: bytes) -> None:
 
 
 def test_tls_reports() -> None:
-    fuzz(tls_report, mutated(TLS_SEEDS))
+    fuzz(mutated(TLS_SEEDS), tls_report)
 
 
 def test_dmarc_reports() -> None:
-    fuzz(dmarc_report, mutated(DMARC_SEEDS))
+    fuzz(mutated(DMARC_SEEDS), dmarc_report)

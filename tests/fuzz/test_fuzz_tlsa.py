@@ -48,7 +48,7 @@ def test_record_data() -> None:
         assert bool(used) == any(not unusable(record) for record in records)
         assert all(record in used for record in records if record.matching == FULL and not unusable(record))
 
-    fuzz(check, st.lists(mutated(RDATA), max_size=8))
+    fuzz(st.lists(mutated(RDATA), max_size=8), check)
 
 
 def test_presentation_form() -> None:
@@ -57,7 +57,7 @@ def test_presentation_form() -> None:
             record = parse(text)
             assert not record.data or parse(str(record)) == record
 
-    fuzz(check, st.one_of(mutated(TEXTS).map(lambda data: data.decode("latin-1")), st.text(max_size=200)))
+    fuzz(st.one_of(mutated(TEXTS).map(lambda data: data.decode("latin-1")), st.text(max_size=200)), check)
 
 
 def loads(data: bytes) -> bool:
@@ -84,7 +84,7 @@ def test_keys_of_certificates() -> None:
         assert key in data
         assert key[0] == 0x30
 
-    fuzz(check, st.one_of(mutated(CERTIFICATES), st.binary(max_size=300)))
+    fuzz(st.one_of(mutated(CERTIFICATES), st.binary(max_size=300)), check)
 
 
 def test_chains() -> None:
@@ -103,7 +103,7 @@ def test_chains() -> None:
         st.tuples(mutated(LEAF.chain[:1], most=1), st.just(LEAF.chain[1:])).map(lambda parts: [parts[0], *parts[1]]),
     )
     chosen = st.lists(st.sampled_from(records), min_size=1, max_size=6, unique=True)
-    fuzz(check, st.tuples(chains, chosen, st.booleans()))
+    fuzz(st.tuples(chains, chosen, st.booleans()), check)
 
 
 def test_files_of_certificates() -> None:
@@ -113,4 +113,4 @@ def test_files_of_certificates() -> None:
                 described = describe(der)
                 assert described.expires >= 0 or described.names is not None
 
-    fuzz(check, mutated([LEAF.chain_pem, LEAF.certificate, LEAF.key_pem + LEAF.chain_pem]))
+    fuzz(mutated([LEAF.chain_pem, LEAF.certificate, LEAF.key_pem + LEAF.chain_pem]), check)

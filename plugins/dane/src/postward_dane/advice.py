@@ -1,7 +1,6 @@
 """What the owner of a domain should know of its DANE: what is wrong, whom it hurts, and the record or step that mends it.
 
-RFC 7672 §2.2 says what senders do; RFC 7672 §3.1 and RFC 7671 §5 what to publish, RFC 7671 §8 how to change it, RFC
-7671 §10.1.1 how much.
+RFC 7672 §2.2 says what senders do; RFC 7672 §3.1 and RFC 7671 §5 what to publish, RFC 7671 §8 how to change it.
 """
 
 from __future__ import annotations
@@ -22,10 +21,9 @@ if TYPE_CHECKING:
 AREA: Final = "dane"
 DAY: Final = 86_400 * MICROSECONDS
 SOON: Final = 14 * DAY
-DATAGRAM: Final = 1000
-"""Octets of records that fit a UDP answer of 1232 together with their signature (RFC 9715, RFC 7671 §10.1.1)."""
-RECORD_HEAD: Final = 15
-"""Octets of a record in an answer besides its data: compressed owner, type, class, TTL, length, and the three numbers."""
+# What RFC 9715 §3 lets one datagram have, less header, question and a signature; and a TLSA record but for its data.
+_DATAGRAM: Final = 1232 - 200
+_RECORD_BYTES: Final = 15
 _SIGN: Final = "sign the zone with DNSSEC and have its DS record put into the parent zone"
 
 
@@ -131,12 +129,12 @@ def _of_records(survey: Survey, host: SeenHost) -> Iterator[Finding]:
             "senders encrypt and do not know with whom",
             _publish(survey, host),
         )
-    size = sum(RECORD_HEAD + len(each.record.data) for each in host.records)
-    if size > DATAGRAM:
+    # RFC 7671 §10.1.1 SHOULD: sets that fit, since fragments and TCP do not get through everywhere.
+    if (size := sum(_RECORD_BYTES + len(each.record.data) for each in host.records)) > _DATAGRAM:
         yield _warning(
-            f"the {where} take {size} octets",
-            "no datagram holds them with their signature, and senders who cannot ask by TCP do not deliver",
-            "publish digests, `3 1 1` or `2 1 1`, instead of whole certificates and keys",
+            f"the {where} take {size} bytes",
+            "too much for one datagram: where TCP to the name servers fails, so does mail (RFC 7671 §10.1.1)",
+            "publish digests of keys, such as 3 1 1, and remove what matches nothing any more",
         )
     if host.usable:
         for each in host.records:

@@ -99,7 +99,7 @@ class Dane:
         """The policy of the first base domain that has TLSA records, or whose lookup failed.
 
         RFC 7672 §2.2.2: the first secure RRset decides, whether it is usable or not. RFC 7672 §2.1.2: a lookup that failed is
-        no absence, so the host must not be used. RFC 7672 §2.2: no records, or a literal, and DANE does not apply.
+        no absence, so the host must not be used. RFC 6698 §4.1: insecure records are none.
         """
         if mx.name.is_literal:
             return None
@@ -125,8 +125,7 @@ class Dane:
     async def verify_tls(self, policy: TlsPolicy, peer: TlsPeer) -> Verdict | None:
         """Judge a handshake by the records of one of our own policies.
 
-        RFC 7672 §2.2: where no record is usable, TLS without authentication is enough. RFC 7672 §9.1: where one is, a
-        server that matches none gets no mail.
+        RFC 7672 §2.2: where no record is usable, TLS without authentication is enough.
         """
         if policy.source != self.core.plugin or not isinstance(policy.data, Binding):
             return None
@@ -194,7 +193,7 @@ class Dane:
         )
 
     def _required(self, destination: Destination, domain: Domain, reason: str) -> TlsPolicy | None:
-        """The policy of a host that DANE says nothing usable about: none, unless DANE is mandatory (RFC 7672 §6, §2.2.1)."""
+        """The policy of a host that DANE says nothing usable of: none (RFC 7672 §2.2), unless it is mandatory (RFC 7672 §6)."""
         if destination.domain not in self._mandatory:
             return None
         detail = f"DANE is mandatory for {destination.domain}"
@@ -220,7 +219,7 @@ class Dane:
             domain=domain,
             scope=Scope.HOST,
             authenticates=authenticates,
-            # RFC 7672 §8.1, RFC 7671 §10.2: SNI is the TLSA base domain.
+            # RFC 7672 §8.1: SNI is the TLSA base domain.
             server_name=domain,
             evidence=evidence,
             data=data,

@@ -1,4 +1,7 @@
-"""`postward mtasts check`: a domain as senders see it. `policy`: the file of an own one. `cache …`: what is remembered."""
+"""`postward mtasts check`: a domain as senders see it. `postward mtasts cache …`: what is remembered, and changes to it.
+
+`postward mtasts policy`: an own policy as a file, for a web server that is not ours.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from postward.cli.output import emit_json_line
+from postward.cli.output import emit_json_line, line
 from postward.errors import ConfigError, InvalidName
 from postward.model import Severity
 from postward.names import Domain
 from postward_mtasts import show
+from postward_mtasts.policy import PATH, policy_host
 
 if TYPE_CHECKING:
     from postward.core import Commands, Core
@@ -32,7 +36,7 @@ def register(plugin: MtaSts, commands: Commands) -> None:
     """Add the verbs."""
     verbs = _Verbs(plugin, commands)
     commands.add(verbs.check, "check")
-    commands.add(verbs.own, "policy")
+    commands.add(verbs.policy, "policy")
     commands.add(verbs.show_list, "cache list")
     commands.add(verbs.show_one, "cache show")
     commands.add(verbs.refresh, "cache refresh")
@@ -64,19 +68,21 @@ class _Verbs:
 
         return self._commands.run(work)
 
-    def own(self, domain: DomainArgument, json: JsonOption = False) -> int:
-        """Print the policy of an own domain as it has to be served, for a web server. Exits 2 for a domain without one.
+    def policy(self, domain: DomainArgument, json: JsonOption = False) -> int:
+        """Print the policy of an own domain, to be served by another web server, and on standard error the record to publish.
 
-        With --json one object: domain, id, record (the text of the TXT record), text.
+        The domain is one of [plugin.mtasts.host]. With --json one object: domain, url, text, id, record.
         """
         name = _domain(domain)
-        hosted = self._plugin.hosted.get(name)
-        if hosted is None:
-            raise ConfigError("no policy of this domain is configured", key=f'plugin.mtasts.host."{name}"')
+        own = self._plugin.hosted.get(name)
+        if own is None:
+            raise ConfigError(f"it has no policy of {name}", key="plugin.mtasts.host")
         if json:
-            emit_json_line({"domain": name, "id": hosted.id, "record": hosted.record, "text": hosted.text})
-        else:
-            sys.stdout.write(hosted.text)
+            url = f"https://{policy_host(own.domain)}{PATH}"
+            emit_json_line({"domain": own.domain, "url": url, "text": own.text, "id": own.id, "record": own.record})
+            return 0
+        sys.stdout.write(own.text.replace("\r\n", "\n"))  # lines may end with LF (RFC 8461 §3.2), and files do
+        line(f'_mta-sts.{own.domain}. IN TXT "{own.record}"', error=True)
         return 0
 
     def show_list(
