@@ -32,6 +32,7 @@ PUBLIC = {
     "postward.net",
     "postward.reports",
     "postward.reports.container",
+    "postward.reports.sources",
     "postward.smtp",
     "postward.store",
     "postward.testing",

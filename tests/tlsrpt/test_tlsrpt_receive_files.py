@@ -20,7 +20,6 @@ from postward_tlsrpt import parse_command
 from postward_tlsrpt.message import MAX_MAIL, reports_in
 from postward_tlsrpt.quick import quick
 from postward_tlsrpt.read import Reading, ReportError
-from postward_tlsrpt.sources import sources
 from tlsrpt_samples import CABLE, as_json, mail, plain, zipped
 
 NOW = Window.of_day("2026-11-23").end

@@ -16,10 +16,10 @@ import typer
 
 from postward.cli.output import emit_json_line, is_terminal, table
 from postward.model import MICROSECONDS
+from postward.reports.sources import Source, sources
 from postward_tlsrpt.defects import DEFECTS
-from postward_tlsrpt.message import reports_in
+from postward_tlsrpt.message import MAX_MAIL, reports_in
 from postward_tlsrpt.read import Reading, ReportError
-from postward_tlsrpt.sources import Source, sources
 
 if TYPE_CHECKING:
     from postward.core import Commands, Core
@@ -88,7 +88,7 @@ def register(plugin: TlsRpt, commands: Commands) -> None:
 
 def lines(files: Sequence[str], now: int, *, strict: bool = False) -> Iterator[Line]:
     """What is in the files, report by report."""
-    for source in sources(files, sys.stdin.buffer):
+    for source in sources(files, sys.stdin.buffer, limit=MAX_MAIL):
         if source.error:
             yield Line(source=source, error=source.error)
             continue
