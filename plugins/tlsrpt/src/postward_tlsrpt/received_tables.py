@@ -200,7 +200,7 @@ class TimeLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureLine:
-    """Failed sessions of one kind at one MX host (empty where the report names none), as an organization counted them for a day.
+    """Failed sessions of one kind at one MX host (empty where none is named), as an organization counted them for a day.
 
     Kinds may overlap (RFC 8460 §4).
     """
