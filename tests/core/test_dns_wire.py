@@ -184,6 +184,12 @@ def test_a_huge_text_is_an_answer() -> None:
     assert answer.texts == ("x" * 255 * 200,)
 
 
+def test_the_strings_of_a_record_are_joined() -> None:
+    """RFC 8461 §3.1, RFC 8460 §3: with nothing between them; each record for itself."""
+    answer = understand(response('example.com. 60 IN TXT "v=STSv1; i" "d=1;"', "example.com. 60 IN TXT x", rdtype="TXT"), "TXT")
+    assert sorted(answer.texts) == ["v=STSv1; id=1;", "x"]
+
+
 def test_a_ttl_with_its_highest_bit_set_is_zero() -> None:
     """RFC 2181 §8."""
     data = bytearray(response("example.com. 60 IN A 192.0.2.1"))
@@ -238,6 +244,7 @@ def test_the_registered_names_are_those_of_dnspython() -> None:
 
 @given(st.text(max_size=2000))
 def test_cleaned_texts_are_one_short_printable_line(text: str) -> None:
+    """RFC 8914 §6: the text comes from the network."""
     cleaned = ede.clean(text)
     assert len(cleaned) <= 200
     assert cleaned.isprintable()

@@ -232,7 +232,7 @@ class ListenConfig(Section):
     """One listener. Clients in `networks` may send without logging in; on a Unix socket everybody who can open it may.
 
     A certificate makes it offer STARTTLS; `tls = "required"` takes no mail without it, `"implicit"` begins with the handshake
-    (RFC 8314). `users_file` lets those in it log in, over TLS. A client is one IP address.
+    (RFC 8314). `users_file` lets those in it log in, over TLS. A client is one IPv4 address or one IPv6 /64.
     """
 
     kind: Literal["smtp", "submission", "lmtp"]

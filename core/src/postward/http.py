@@ -163,6 +163,7 @@ class H11Client:
         try:
             # RFC 9112 §9.8: a body that only the connection ends is whole behind close_notify alone; anybody can cut TCP. Of
             # what is not fetched but sent, the status says enough.
+            # RFC 8461 §7.1: SNI is the host that was asked for.
             shake = tls.client_handshake(transport, endpoint, endpoint.host, alpn=("http/1.1",), abrupt_end=not whole)
             stream, peer = await shake
             if verify:

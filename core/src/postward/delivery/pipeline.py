@@ -255,6 +255,7 @@ class Pipeline:
         except RouteError as exc:
             run.absent += exc.permanent
             run.last_error = exc.reply
+            # RFC 7672 §2.2.1: what is logged and reported is the name that the MX record has, not what an alias makes of it.
             results = await self._unresolved(run, mx, exc)
             self.results.report(run, mx.name, Session(error=exc.reply), results, address="", started=started)
             return

@@ -81,7 +81,7 @@ class Discovery:
         return None
 
     async def look_up(self, domain: Domain) -> Looked:
-        """The record, or what there is instead, and then why."""
+        """The record, or what there is instead, and then why. The resolver follows aliases (RFC 8461 §3.1, §8.2)."""
         try:
             name = Domain(f"_mta-sts.{domain}")
         except InvalidName:

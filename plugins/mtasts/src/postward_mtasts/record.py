@@ -41,7 +41,10 @@ class StsRecord:
 
 @lru_cache(maxsize=1024)
 def parse(text: str) -> StsRecord:
-    """Read one record. Of duplicated fields the first counts, unknown ones are kept. Raises `RecordError`."""
+    """Read one record by the grammar of RFC 8461 §3.1. Raises `RecordError`.
+
+    Of duplicated fields the first counts, unknown ones are kept (RFC 8461 §3.2).
+    """
     start = _START.match(text)
     if start is None:
         raise RecordError("the record does not begin with 'v=STSv1;'")
