@@ -161,7 +161,7 @@ class Pipeline:
 
     async def _over_kept(self, run: Run, keeper: Keeper, started: int) -> bool:
         """Use the connection that is kept, if there is one. False when everything is still to be done."""
-        kept = await keeper.take(run.destination.domain, run.offer.wish)
+        kept = await keeper.take(run.destination.domain, run.offer.wish, is_report=run.offer.is_report)
         if kept is None:
             return False
         if run.offer.insists and not kept.session.require_tls:
