@@ -179,6 +179,7 @@ def test_several_aliases_of_one_name_are_malformed() -> None:
 
 
 def test_a_huge_text_is_an_answer() -> None:
+    """RFC 8461 §3.1: the strings of a record are joined without spaces."""
     text = " ".join(f'"{"x" * 255}"' for _ in range(200))
     answer = understand(response(f"example.com. 60 IN TXT {text}", rdtype="TXT"), "TXT")
     assert answer.texts == ("x" * 255 * 200,)
@@ -207,7 +208,7 @@ def with_errors(*errors: tuple[int, str | None]) -> Answer:
 
 
 def test_extended_errors_say_why() -> None:
-    """RFC 8914 §4."""
+    """RFC 8914 §4; §6: the text is a stranger's."""
     answer = with_errors((22, None), (7, "RRSIG\r\nexpired\x1b[31m\u202e of  example.com"))
     assert answer.failure is not None
     assert answer.failure.ede == ((22, ""), (7, "RRSIG expired [31m of example.com"))

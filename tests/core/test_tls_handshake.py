@@ -165,7 +165,7 @@ async def test_no_shared_cipher() -> None:
 
 
 async def test_a_server_of_the_past() -> None:
-    """RFC 8996: TLS 1.1 is not spoken."""
+    """RFC 8996, RFC 8461 §7.2: TLS 1.1 is not spoken."""
     context = ISSUED.server_context()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -89,7 +89,7 @@ async def test_a_policy_domain_in_the_certificate_does_not_do(world: World) -> N
 
 
 async def test_starttls_is_needed(world: World) -> None:
-    """RFC 8461 §4.2, §5: without TLS an enforced host gets nothing."""
+    """RFC 8461 §4, §4.2, §5: without TLS an enforced host gets nothing."""
     world.publish("1", "*.example.test")
     world.rig.mx1.context = world.rig.mx2.context = None
     outcome = await world.deliver()

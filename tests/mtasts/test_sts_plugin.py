@@ -65,7 +65,7 @@ async def test_the_record_is_asked_at_the_domain_as_written(sts: Any, autojump_c
 
 
 async def test_an_alias_at_the_record_is_followed(sts: Any, autojump_clock: MockClock) -> None:
-    """RFC 8461 §8.2: delegation by CNAME; the policy host stays that of the domain."""
+    """RFC 8461 §3.1, §8.2: delegation by CNAME; the policy host stays that of the domain."""
     sts.core.dns.set_zone("b.example", "_mta-sts CNAME _mta-sts.host.example.\n")
     sts.core.dns.set_zone("host.example", '_mta-sts TXT "v=STSv1; id=1"\n')
     sts.serve()

@@ -1,7 +1,7 @@
 """A small HTTPS client on our own seams: one request, one answer, nothing followed, nothing cached.
 
 Streams come from `net`, names from `dns`, and certificates are judged by the same table as those of mail servers, so a
-policy host and an MX host fail in the same words (RFC 8461 §3.3, RFC 8460 §5.4).
+policy host and an MX host fail in the same words (RFC 8461 §3.3, §7.1; RFC 8460 §5.4).
 """
 
 from __future__ import annotations

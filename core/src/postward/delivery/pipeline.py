@@ -1,7 +1,8 @@
 """From a message to the hosts of its next hops: routes, policies, hosts in order, and the result of every session.
 
 The domain's policies are asked once per delivery, before any connection; the host's before each host. Whether a connection
-may be used is decided in one place, `compose.may_proceed`. Failures are temporary unless proven permanent. A connection that
+may be used is decided in one place, `compose.may_proceed`; a host that fails counts as out of reach, and its successors follow
+in their order (RFC 8461 §5.1). Failures are temporary unless proven permanent. A connection that
 a caller keeps serves its next message without any of this.
 """
 

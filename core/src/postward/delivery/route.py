@@ -1,7 +1,7 @@
 """Where mail for a domain goes: MX records, or the domain itself (RFC 5321 §5.1), with what DNSSEC says of them.
 
 A lookup that failed never reads as an absence: it defers (RFC 7672 §2.1.2). Addresses are looked up before TLSA records,
-because some name servers answer those with errors (RFC 7672 §2.2.2).
+because some name servers answer those with errors (RFC 7672 §2.2.2). Preference alone orders the hosts (RFC 7672 §2.2.1).
 """
 
 from __future__ import annotations

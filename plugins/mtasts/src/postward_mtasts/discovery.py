@@ -1,4 +1,4 @@
-"""From a domain to the policy that acts for it now: TXT record, cache, fetch (RFC 8461 §3, §5.1).
+"""From a domain to the policy that acts for it now: TXT record, cache, fetch (RFC 8461 §3.1, §3.3, §5.1).
 
 The policy domain is the next hop as it was written, never a name that a CNAME of it leads to: a forged alias must not bring
 the policy of somebody else. DNS is asked for every delivery, so a new id is seen before any message fails for good (RFC 8461

@@ -1,6 +1,7 @@
 """Getting the policy file over HTTPS, and naming what went wrong as a TLS report does (RFC 8461 §3.3, RFC 8460 §4.3.2.2).
 
-Only status 200 counts, nothing is redirected or taken from an HTTP cache, and the certificate must verify for the policy host.
+Only status 200 counts, nothing is redirected or taken from an HTTP cache, and the certificate must verify for the policy host,
+also where a CNAME leads to a provider (RFC 8461 §8.2).
 """
 
 from __future__ import annotations

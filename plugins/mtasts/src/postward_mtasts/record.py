@@ -1,6 +1,7 @@
 """The TXT record at `_mta-sts.<domain>`: does the domain have a policy, and which instance of it (RFC 8461 §3.1).
 
-The record only says that something changed: ids are compared for equality and have no order.
+The record only says that something changed: ids are compared for equality and have no order. Unknown fields are ignored, and
+of duplicates the first counts (RFC 8461 §3.2).
 """
 
 from __future__ import annotations
