@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from itertools import pairwise
 
@@ -139,7 +140,7 @@ async def test_the_same_report_is_never_stored_twice():
     """A second build of a window that was built already is undone as a whole."""
     async with results_database() as database:
         await store(database, make_report())
-        with pytest.raises(sa.exc.IntegrityError):
+        with pytest.raises(sqlite3.IntegrityError):
             await store(database, make_report("other"), make_report())
         assert await Outbox(database).counts() == {"pending": 1}
 
