@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from postward.model import Window
 from postward.reports.container import mime_parts
+from postward.reports.sources import sources
 from postward_tlsrpt import parse_command
 from postward_tlsrpt.message import MAX_MAIL, reports_in
 from postward_tlsrpt.quick import quick
@@ -178,7 +179,10 @@ def tree(folder: Path) -> None:
 
 def test_mailboxes_and_directories_are_walked(tmp_path: Path) -> None:
     tree(tmp_path)
-    found = {(str(Path(each.file).relative_to(tmp_path)), each.message) for each in sources([str(tmp_path)], io.BytesIO())}
+    found = {
+        (str(Path(each.file).relative_to(tmp_path)), each.message)
+        for each in sources([str(tmp_path)], io.BytesIO(), limit=MAX_MAIL)
+    }
     assert found == {
         ("Maildir/new/1.host", None),
         ("Maildir/cur/2.host:2,S", None),
@@ -191,19 +195,20 @@ def test_mailboxes_and_directories_are_walked(tmp_path: Path) -> None:
 
 
 def test_standard_input_is_a_file_or_an_mbox() -> None:
-    assert [each.message for each in sources(["-"], io.BytesIO(GOOD))] == [None]
-    assert [each.message for each in sources(["-"], io.BytesIO(b"From x\n" + mail(GOOD) + b"\nFrom y\nbad\n"))] == [1, 2]
+    assert [each.message for each in sources(["-"], io.BytesIO(GOOD), limit=MAX_MAIL)] == [None]
+    two = b"From x\n" + mail(GOOD) + b"\nFrom y\nbad\n"
+    assert [each.message for each in sources(["-"], io.BytesIO(two), limit=MAX_MAIL)] == [1, 2]
 
 
 def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(b"x" * (MAX_MAIL + 1))
     names = [str(tmp_path / "missing"), str(tmp_path / "large"), "nul\0l"]
-    assert [bool(each.error) for each in sources(names, io.BytesIO())] == [True] * 3
+    assert [bool(each.error) for each in sources(names, io.BytesIO(), limit=MAX_MAIL)] == [True] * 3
 
 
 def test_a_message_of_an_mbox_that_is_too_large_hides_no_other() -> None:
     box = b"From a\n" + b"x" * 70 + b"\n" + (b"y" * 1023 + b"\n") * (16 << 10) + b"\nFrom b\nsmall\n"
-    first, second = sources(["-"], io.BytesIO(box))
+    first, second = sources(["-"], io.BytesIO(box), limit=MAX_MAIL)
     assert "larger" in first.error
     assert second.content == b"small\n"
 
@@ -293,7 +298,7 @@ def test_a_large_mbox_takes_the_memory_of_one_message() -> None:
     stream = io.BufferedReader(Endless())
     tracemalloc.start()
     try:
-        count = sum(1 for _ in sources(["-"], stream))
+        count = sum(1 for _ in sources(["-"], stream, limit=MAX_MAIL))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

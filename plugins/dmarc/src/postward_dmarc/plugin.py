@@ -130,10 +130,11 @@ class Dmarc:
 
     @hookimpl
     def register_commands(self, commands: Commands) -> None:
-        """`postward dmarc evaluate`."""
-        from postward_dmarc import command
+        """`postward dmarc evaluate` and `parse`."""
+        from postward_dmarc import command, parse_command
 
         command.register(self, commands)
+        parse_command.register(commands)
 
 
 def _dkim_result(signature: dkim.Signature) -> AuthResult:
