@@ -24,7 +24,7 @@ from postward.lab.ca import Authority, Issued
 from postward.lab.dnsserver import serve_tcp, serve_udp
 from postward.lab.ground import DNS, WEB, Ground, claim
 from postward.lab.zones import Zones
-from postward.tls import TlsError, server_handshake
+from postward.tls import TlsError, TlsStream, server_handshake
 
 Stream = trio.abc.Stream
 Act = Callable[[Stream], Awaitable[None]]
@@ -79,7 +79,7 @@ async def close(stream: Stream) -> None:
 
 async def reset(stream: Stream) -> None:
     """Reset the connection."""
-    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    transport = stream.transport if isinstance(stream, TlsStream) else stream
     transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await close(stream)
 

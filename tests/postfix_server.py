@@ -22,7 +22,7 @@ _START_LIMIT = 20.0
 _MAIL_LIMIT = 20.0
 _TRACE = re.compile(rb"(?:(?:Return-Path|X-Original-To|Delivered-To|Received):[^\n]*\n(?:[ \t][^\n]*\n)*)+", re.IGNORECASE)
 
-_MASTER = """
+MASTER = """
 postlog unix-dgram n - n - 1 postlogd
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
@@ -69,7 +69,7 @@ class Postfix:
         (conf / "boxes").write_text("".join(f"{address} {box}\n" for address, box in self._boxes.items()))
         domains = sorted({address.rpartition("@")[2] for address in mailboxes})
         services = "".join(f"{address}:{port} inet n - n - - smtpd\n" for address, port in listen)
-        (conf / "master.cf").write_text(services + _MASTER)
+        (conf / "master.cf").write_text(services + MASTER)
         (conf / "main.cf").write_text(f"""
 compatibility_level = 3.6
 queue_directory = {directory}/queue

@@ -8,6 +8,10 @@
 | `bogus.test` | the signatures below the apex are wrong |
 | `expired.test` | the signatures below the apex ended long ago |
 | `unsigned.test` | not signed, although Unbound knows a key for it |
+| `parent.test` | signed, with NSEC3 opt-out, and delegates the three below |
+| `good.parent.test` | signed, and its parent vouches for its key |
+| `wrongds.parent.test` | signed, and its parent vouches for another key |
+| `optout.parent.test` | not signed, and its parent says nothing of it |
 
 `add` brings further records; use names that no other test asks for, Unbound remembers answers.
 """
@@ -27,8 +31,13 @@ import dns.query
 from interop import need
 
 APEX = "@ SOA ns hostmaster {serial} 3600 900 604800 60\n@ NS ns\nns A 127.0.0.1\n"
-SIGNED = ("secure.test", "nsec3.test", "bogus.test", "expired.test", "unsigned.test")
-ZONES = (*SIGNED, "insecure.test")
+ANCHORED = ("secure.test", "nsec3.test", "bogus.test", "expired.test", "unsigned.test", "parent.test")
+DELEGATED = ("good.parent.test", "wrongds.parent.test", "optout.parent.test")
+# A parent comes behind its children, whose keys it has to know.
+ZONES = (*DELEGATED, *ANCHORED, "insecure.test")
+UNSIGNED = ("insecure.test", "unsigned.test", "optout.parent.test")
+PLAIN = "127.73.0.53"
+_POLICIES = {"nsec3.test": "nsec3", "parent.test": "optout"}
 _MONTH = 30 * 86_400
 _START_LIMIT = 20.0
 
@@ -46,8 +55,20 @@ def free_port(address: str = "127.0.0.1") -> int:
             return port
 
 
+def may_use(address: str, port: int) -> bool:
+    """Whether a port is free, and may be used by this user."""
+    try:
+        with socket.create_server((address, port)):
+            return True
+    except OSError:
+        return False
+
+
 class SignedDns:
-    """Both servers. `nameserver` is the validating one, `authority` the other, as `address:port`."""
+    """Both servers. `nameserver` is the validating one, `authority` the other, as `address:port`.
+
+    `resolv_conf` names the validating one for programs that know no port but 53; empty where that may not be used.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._knotd, self._unbound = need("knotd", "knotc", "kzonesign", "keymgr"), need("unbound")
@@ -55,6 +76,8 @@ class SignedDns:
         self._dir = directory
         self._ports = free_port(), free_port()
         self.authority, self.nameserver = (f"127.0.0.1:{port}" for port in self._ports)
+        self._plain = PLAIN if may_use(PLAIN, 53) else ""
+        self.resolv_conf = f"nameserver {self._plain}\noptions edns0 trust-ad\n" if self._plain else ""
         self._records = dict.fromkeys(ZONES, "")
         self._serial = 1
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -95,8 +118,10 @@ class SignedDns:
     def _write(self, zone: str) -> None:
         plain = self._dir / "plain" / f"{zone}.zone"
         text = f"$ORIGIN {zone}.\n$TTL 60\n{APEX.format(serial=self._serial * 100)}{self._records[zone]}"
+        if zone == "parent.test":
+            text += self._delegations()
         served = self._dir / "zones" / f"{zone}.zone"
-        if zone in ("insecure.test", "unsigned.test"):
+        if zone in UNSIGNED:
             served.write_text(text)
             return
         plain.write_text(text)
@@ -124,6 +149,14 @@ class SignedDns:
         line = subprocess.run(command, check=True, capture_output=True, timeout=30, text=True).stdout.strip()
         return line.replace(f"{zone_with_key}.", f"{zone}.", 1)
 
+    def _delegations(self) -> str:
+        lines = "".join(f"{zone}. NS ns.{zone}.\nns.{zone}. A 127.0.0.1\n" for zone in DELEGATED)
+        for zone, key_of in (("good.parent.test", "good.parent.test"), ("wrongds.parent.test", "good.parent.test")):
+            command = [self._keymgr, "-c", str(self._sign_conf), key_of, "ds"]
+            found = subprocess.run(command, check=True, capture_output=True, timeout=30, text=True).stdout
+            lines += found.replace(f"{key_of}. ", f"{zone}. ")
+        return lines
+
     def _knot_conf(self) -> str:
         head = f"""
 server:
@@ -142,6 +175,13 @@ policy:
     rrsig-lifetime: 14d
     nsec3: on
     nsec3-iterations: 0
+  - id: optout
+    algorithm: ecdsap256sha256
+    single-type-signing: on
+    rrsig-lifetime: 14d
+    nsec3: on
+    nsec3-iterations: 0
+    nsec3-opt-out: on
 template:
   - id: default
     storage: "{self._dir}/zones"
@@ -154,14 +194,15 @@ zone:
         # Signing is done beforehand, so that signatures can be old or broken; knotd serves what it finds.
         plain = "".join(
             f'  - domain: {zone}\n    storage: "{self._dir}/plain"\n    dnssec-signing: on\n'
-            f"    dnssec-policy: {'nsec3' if zone == 'nsec3.test' else 'nsec'}\n"
-            for zone in SIGNED
+            f"    dnssec-policy: {_POLICIES.get(zone, 'nsec')}\n"
+            for zone in ZONES
+            if zone not in UNSIGNED or zone in ANCHORED
         )
         self._sign_conf.write_text(head + plain)
         return head + zones
 
     def _unbound_conf(self) -> str:
-        anchors = "".join(f'    trust-anchor: "{self._key(zone)}"\n' for zone in SIGNED)
+        anchors = "".join(f'    trust-anchor: "{self._key(zone)}"\n' for zone in ANCHORED)
         # The root leads to our server too, which refuses: nothing may leave this machine.
         stubs = "".join(
             f'stub-zone:\n    name: "{zone}"\n    stub-addr: 127.0.0.1@{self._ports[0]}\n' for zone in (*ZONES, ".")
@@ -175,6 +216,7 @@ server:
     use-syslog: no
     logfile: ""
     interface: 127.0.0.1@{self._ports[1]}
+{f"    interface: {self._plain}@53" if self._plain else ""}
     num-threads: 1
     do-not-query-localhost: no
     local-zone: "test." nodefault

@@ -475,6 +475,43 @@ def test_a_verb_runs_in_the_assembled_program(install: Install, capsys: pytest.C
     assert "Says nothing." in shown
 
 
+def test_verbs_may_come_in_groups(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    """`commands.add(function, "cache list")`: a plugin with much to say sorts it."""
+    groups = """
+        commands.add(lambda: print("listed"), name="cache list", help="Lists.")
+        commands.add(lambda: print("shown"), name="cache show", help="Shows.")
+"""
+    install("verbs", VERBS + groups)
+    Path("postward.toml").write_text(ENABLED)
+    assert run("verbs", "cache", "list") == 0
+    assert run("verbs", "cache", "show") == 0
+    assert capsys.readouterr().out == "listed\nshown\n"
+    assert run("verbs", "greet", "you") == 1
+    assert run("verbs", "cache", "--help") == 0
+    shown = capsys.readouterr().out
+    assert "Lists." in shown
+    assert "Shows." in shown
+    assert run("verbs", "cache", "drop") == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "complaint"),
+    [
+        ("cache list", "cache list", "command 'cache list' is added twice"),
+        ("cache list", "cache", "command 'cache' is added twice"),
+        ("cache", "cache list", "command 'cache' is a verb and cannot have verbs below it"),
+    ],
+)
+def test_a_name_is_a_verb_or_a_group(
+    install: Install, capsys: pytest.CaptureFixture[str], first: str, second: str, complaint: str
+) -> None:
+    added = "".join(f"        commands.add(lambda: None, name={name!r})\n" for name in (first, second))
+    install("verbs", VERBS + added)
+    Path("postward.toml").write_text(ENABLED)
+    assert run("verbs", "greet", "you") == 2
+    assert complaint in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("code", "content", "complaint"),
     [

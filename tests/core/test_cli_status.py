@@ -229,3 +229,21 @@ def test_other_measures() -> None:
     assert (ahead(5, 5), ahead(60_000_005, 5)) == ("now", "in 1 min")
     assert (count(1, "try", "tries"), count(1200, "try", "tries")) == ("1 try", "1,200 tries")
     assert shortened("450 one two\nthree", 9) == "450 one…"
+
+
+def test_a_resolver_that_does_not_validate_needs_attention(
+    upgraded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """RFC 7672 §2.1.1: without a validating resolver there is no DANE, and the operator has to learn of it."""
+    health = {"validating": False, "since": NOW, "tested": NOW, "problems": ["no AD"], "outcomes": {"TLSA": {"insecure": 3}}}
+    (upgraded.parent / "data" / "resolver.json").write_text(json.dumps(health))
+    _, found = status(upgraded, capsys)
+    assert found["resolver"] is None  # what a service found that is gone
+    running = Answer(life=Life.RUNNING, process=4711, since=NOW)
+    monkeypatch.setattr("postward.cli.status_look.ask", lambda path: running)
+    code, found = status(upgraded, capsys)
+    assert code == 1
+    assert "the resolver does not validate DNSSEC, so DANE is off: no AD" in needs(found)
+    assert (found["resolver"]["validating"], found["resolver"]["outcomes"]) == (False, {"TLSA": {"insecure": 3}})
+    main(["status", "--config", str(upgraded)])
+    assert "does not validate, asked " in capsys.readouterr().out

@@ -34,9 +34,11 @@ A = "example.com. A 192.0.2.7"
 async def ask(udp: Mangle, tcp: Callable[[bytes], bytes] | None = None, *, host: str = "127.0.0.1", limit: float = 5) -> Answer:
     """Start a server that answers with the datagrams of `udp` and the raw bytes of `tcp`, and ask it."""
     family = trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET
-    with trio.socket.socket(family, trio.socket.SOCK_DGRAM) as sock:
-        await sock.bind((host, 0))
-        port = sock.getsockname()[1]
+    with trio.socket.socket(family, trio.socket.SOCK_DGRAM) as sock, trio.socket.socket(family) as listening:
+        # TCP first: its numbers are in use by others, while those of UDP are nearly all free.
+        await listening.bind((host, 0))
+        port = listening.getsockname()[1]
+        await sock.bind((host, port))
 
         async def serve_udp() -> None:
             while True:
@@ -51,7 +53,8 @@ async def ask(udp: Mangle, tcp: Callable[[bytes], bytes] | None = None, *, host:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve_udp)
             if tcp:
-                await nursery.start(partial(trio.serve_tcp, serve_tcp, port, host=host))
+                listening.listen()
+                await nursery.start(partial(trio.serve_listeners, serve_tcp, [trio.SocketListener(listening)]))
             text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             answer = await SystemResolver([text], timeout=limit, try_timeout=limit).query("example.com", "A")
             nursery.cancel_scope.cancel()

@@ -320,3 +320,20 @@ async def test_after_a_failed_self_test_nothing_is_secure_and_a_good_one_mends_i
     assert resolver.validating is True
     script.udp[LOCAL] = answering(A)
     assert (await resolver.query("example.com", "A")).status is Status.SECURE
+
+
+async def test_lookups_are_counted_by_what_they_came_to_and_cached_answers_are_not() -> None:
+    """RFC 7672 §2.1.1: a resolver that goes wrong shows in its figures."""
+    script = Script({LOCAL: answering(A)})
+    resolver = SystemResolver([LOCAL], transport=script)
+    for _ in range(3):
+        await resolver.query("example.com", "A")
+    script.udp[LOCAL] = answering(rcode="SERVFAIL")
+    await resolver.query("example.com", "TLSA")
+    assert resolver.tally.by_type() == {"A": {"secure": 1}, "TLSA": {"servfail": 1}}
+
+
+async def test_a_question_that_takes_too_long_counts_as_a_timeout(autojump_clock: trio.testing.MockClock) -> None:
+    resolver = SystemResolver([LOCAL], transport=Script({LOCAL: silence}), timeout=3, try_timeout=5)
+    await resolver.query("example.com", "A")
+    assert resolver.tally.by_type() == {"A": {"timeout": 1}}

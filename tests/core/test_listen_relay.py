@@ -49,7 +49,7 @@ def relay(rig: Rig | None, **options: Any) -> Relay:
         signer=options.pop("signer", Signer([])),
         log=Log(),  # type: ignore[arg-type]
         room=options.pop("room", lambda size: True),
-        queued=options.pop("queued", lambda domains: None),
+        queued=options.pop("queued", lambda *_: None),
     )
     return Relay(services=services, **options)
 
@@ -238,13 +238,17 @@ async def test_a_recipient_named_twice_gets_one_message(rig: Rig) -> None:
     wishes = (DsnRequest(notify=("NEVER",)), DsnRequest(notify=("SUCCESS",), orcpt="rfc822;o@a.example"), DsnRequest())
     told: list[Any] = []
     about = envelope(TO, other, TO, dsn=wishes, ret="FULL", envid="e1")
-    await hand_in(relay(rig, trusted=True, queued=told.append), HEADER + b"\r\n", about=about)
+    await hand_in(
+        relay(rig, trusted=True, queued=lambda domains, jobs: told.append((domains, [job.message.cid for job in jobs]))),
+        HEADER + b"\r\n",
+        about=about,
+    )
     job, _ = await queued(rig)
     assert [(each.address, each.notify, each.orcpt) for each in job.recipients] == [
         (TO, ("NEVER",), ""),
         (other, ("SUCCESS",), "rfc822;o@a.example"),
     ]
-    assert (job.message.ret, job.message.envid, told) == ("FULL", "e1", [{Domain("a.example")}])
+    assert (job.message.ret, job.message.envid, told) == ("FULL", "e1", [({Domain("a.example")}, [job.message.cid])])
 
 
 # --- trouble ---
@@ -260,7 +264,11 @@ async def test_what_cannot_be_stored_is_not_promised(
 
     monkeypatch.setattr(rig.queue, "_insert", fail)
     told: list[Any] = []
-    assert (await hand_in(relay(rig, trusted=True, queued=told.append), HEADER, b"\r\n" + b"x" * size)).code == code
+    assert (
+        await hand_in(
+            relay(rig, trusted=True, queued=lambda domains, jobs: told.append(domains)), HEADER, b"\r\n" + b"x" * size
+        )
+    ).code == code
     assert told == []
     assert not rig.spool.exists() or list(rig.spool.iterdir()) == []
 

@@ -33,7 +33,7 @@ async def test_tcp_goes_to_the_mapped_port_from_the_chosen_address(host: str, so
         stream = await TcpNetwork({25: port}, source=[source]).open_stream(endpoint(host, 25))
         async with stream:
             assert await stream.receive_some() == b"220 hello\r\n"
-            assert stream.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY)
+            assert stream.socket.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY)
         nursery.cancel_scope.cancel()
     assert peers == [source]
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postward.queue import DiskRules, RetryRules, delay_notice_due, next_try, room
+from postward.queue.disk import FRESH_SECONDS, PLENTY, Room
 from postward.queue.retry import DAY, HOUR, MINUTE
 from postward.queue.store import LONGEST_WAIT
 
@@ -77,3 +78,27 @@ def test_a_file_system_without_a_number_of_files_has_room(monkeypatch: pytest.Mo
 def test_there_is_no_room_where_nobody_can_look(tmp_path: Path) -> None:
     assert not room(tmp_path / "gone")
     assert room(tmp_path, DiskRules(min_free_bytes=0, min_free_files=0))
+
+
+def test_room_is_not_looked_up_for_each_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, looks, left = 0.0, 0, PLENTY + 100
+
+    def look(_path: Path) -> SimpleNamespace:
+        nonlocal looks
+        looks += 1
+        return SimpleNamespace(f_bavail=left, f_frsize=1, f_files=0, f_favail=0)
+
+    monkeypatch.setattr(os, "statvfs", look)
+    place = Room(Path("x"), DiskRules(min_free_bytes=0), clock=lambda: now)
+    assert place.has(100)
+    left = 50
+    assert place.has(100)
+    assert looks == 1
+    # One for which there may not be enough is worth a look, and so are all when time has passed.
+    assert not place.has(101)
+    left = PLENTY + 100
+    now = FRESH_SECONDS
+    assert place.has(0)
+    left, now = 0, 2 * FRESH_SECONDS
+    assert not place.has(1)
+    assert looks == 4

@@ -102,7 +102,7 @@ async def test_alpn_is_offered_where_asked_for() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server(context), theirs)
         stream, _ = await client_handshake(ours, ENDPOINT, HOST, alpn=("http/1.1",))
-        assert stream.selected_alpn_protocol() == "http/1.1"
+        assert stream.connection.selected_alpn_protocol() == "http/1.1"
         await trio.aclose_forcefully(ours)
 
 

@@ -99,6 +99,8 @@ def test_the_leaf_is_nobodys_trust_anchor() -> None:
     issued = self_signed([HOST])
     assert said(verdict(issued.chain, tlsa(issued.certificate, 2, 1, 1))) == NO_MATCH
     assert said(verdict(issued.chain, tlsa(issued.certificate, 2, 0, 1))) == NO_MATCH
+    for kind in SELECTORS:
+        assert said(verdict((*LEAF.chain, LEAF.certificate), tlsa(LEAF.certificate, 2, *kind))) == NO_MATCH
 
 
 def test_a_matching_anchor_that_did_not_issue_the_leaf() -> None:

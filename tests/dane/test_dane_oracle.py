@@ -7,10 +7,13 @@ stricter in one place: a trust anchor that has expired is refused also when it i
 from __future__ import annotations
 
 import dataclasses
+import re
+import subprocess
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from itertools import product
+from pathlib import Path
 
 import pytest
 import trio
@@ -19,8 +22,9 @@ from interop import need
 from postward.lab.ca import CLIENT_AUTH, DAY, Authority, Issued, self_signed, tlsa
 from postward.names import Domain
 from postward.tls import TlsError, server_handshake
+from postward_dane.der import public_key_info
 from postward_dane.match import judge
-from postward_dane.tlsa import parse, usable
+from postward_dane.tlsa import TlsaRecord, parse, unusable, usable
 
 pytestmark = [pytest.mark.loopback, pytest.mark.interop]
 
@@ -33,6 +37,7 @@ LOWER = MIDDLE.subordinate("Lower")
 OLD = ROOT.subordinate("Old", not_after=NOW - DAY)
 NARROW = ROOT.subordinate("Narrow", permitted=["example.com"])
 FLAT = ROOT.subordinate("Flat", path_length=0)
+STALE = ROOT.subordinate("Middle", key=MIDDLE.key, not_after=NOW - DAY)
 STRANGER = Authority("Stranger")
 RSA = Authority("RSA", intermediate=True, key="rsa")
 
@@ -81,6 +86,13 @@ SHAPES = {
         OLD.issue([HOST], with_root=True), [OLD.certificate, ROOT.root], stricter="issuer-certificate-expired"
     ),
     "outside-constraints": Shape(NARROW.issue([HOST], with_root=True), [NARROW.certificate, ROOT.root]),
+    "impostor": Shape(sends(Authority("Root").issue([HOST]), ROOT.root), [ROOT.root]),
+    "stale-copy-beside": Shape(sends(LEAF, STALE.certificate, MIDDLE.certificate), [MIDDLE.certificate, ROOT.root]),
+    "twice": Shape(sends(LEAF, MIDDLE.certificate, LEAF.certificate, MIDDLE.certificate)),
+    "for-an-address": Shape(MIDDLE.issue(["192.0.2.1"], cn=HOST)),
+    "several-names": Shape(MIDDLE.issue([OTHER, HOST, "*.example.com"])),
+    "name-beside-common-name": Shape(MIDDLE.issue([OTHER], cn=HOST)),
+    "top-wildcard": Shape(MIDDLE.issue(["*.org"])),
     "path-too-long": Shape(FLAT.subordinate("Below").issue([HOST], with_root=True), [FLAT.certificate, ROOT.root]),
 }
 
@@ -102,9 +114,9 @@ def records_for(shape: Shape) -> list[tuple[str, ...]]:
     return single + several
 
 
-async def openssl_accepts(program: str, port: int, records: Sequence[str]) -> bool:
-    command = [program, "s_client", "-connect", f"127.0.0.1:{port}", "-verify_return_error", "-brief"]
-    command += ["-no-CAfile", "-no-CApath", "-no-CAstore", "-dane_ee_no_namechecks", "-dane_tlsa_domain", HOST]
+async def openssl_accepts(program: str, port: int, records: Sequence[str], roots: Sequence[str] = ("-no-CAfile",)) -> bool:
+    command = [program, "s_client", "-connect", f"127.0.0.1:{port}", "-verify_return_error", "-brief", *roots]
+    command += ["-no-CApath", "-no-CAstore", "-dane_ee_no_namechecks", "-dane_tlsa_domain", HOST]
     for record in records:
         command += ["-dane_tlsa_rrdata", record]
     done = await trio.run_process(command, stdin=b"", capture_stdout=True, capture_stderr=True, check=False)
@@ -114,19 +126,30 @@ async def openssl_accepts(program: str, port: int, records: Sequence[str]) -> bo
     return accepted
 
 
-@pytest.mark.parametrize("name", SHAPES)
-async def test_we_agree_with_openssl(name: str) -> None:
-    """RFC 7671 §5, RFC 7672 §3: the same verdict, record by record."""
-    program = need("openssl")
-    shape = SHAPES[name]
-    context = shape.issued.server_context()
-    disagreements: list[str] = []
-    slots = trio.CapacityLimiter(3)
+@asynccontextmanager
+async def served(issued: Issued) -> AsyncIterator[int]:
+    """A TLS server with this certificate; gives its port."""
+    context = issued.server_context()
 
     async def serve(stream: trio.SocketStream) -> None:
         with suppress(TlsError, trio.BrokenResourceError):
             secured = await server_handshake(stream, context)
             await secured.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+async def test_we_agree_with_openssl(name: str) -> None:
+    """RFC 7671 §5, RFC 7672 §3: the same verdict, record by record."""
+    program = need("openssl")
+    shape = SHAPES[name]
+    disagreements: list[str] = []
+    slots = trio.CapacityLimiter(3)
 
     async def compare(port: int, texts: tuple[str, ...]) -> None:
         async with slots:
@@ -137,16 +160,63 @@ async def test_we_agree_with_openssl(name: str) -> None:
             short = " + ".join(text[:20] for text in texts)
             disagreements.append(f"{short}: OpenSSL {theirs}, we {ours}")
 
-    async with trio.open_nursery() as nursery:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, serve, listeners)
-        port = listeners[0].socket.getsockname()[1]
-        async with trio.open_nursery() as cells:
-            for texts in records_for(shape):
-                cells.start_soon(compare, port, texts)
-        nursery.cancel_scope.cancel()
+    async with served(shape.issued) as port, trio.open_nursery() as cells:
+        for texts in records_for(shape):
+            cells.start_soon(compare, port, texts)
+    assert "\n".join(disagreements) == ""
+
+
+@pytest.mark.parametrize("kind", EVERY)
+async def test_pkix_usages_are_where_we_differ(kind: tuple[int, int], tmp_path: Path) -> None:
+    """RFC 7672 §3.1.3: usages 0 and 1 are unusable for mail, so they cannot fail a server; OpenSSL can be made to use them."""
+    program = need("openssl")
+    (tmp_path / "ca.pem").write_bytes(ROOT.root_pem)
+    roots = ("-CAfile", str(tmp_path / "ca.pem"))
+    right = tlsa(LEAF.certificate, 1, *kind), tlsa(MIDDLE.certificate, 0, *kind)
+    wrong = tlsa(STRANGER.root, 1, *kind), tlsa(STRANGER.root, 0, *kind)
+    async with served(LEAF) as port:
+        for text in (*right, *wrong):
+            assert await openssl_accepts(program, port, [text], roots) is (text in right)
+            assert usable([parse(text)]) == ()
+
+
+# --- which records are usable at all ---
+
+_DATA = {
+    "sha-256": b"\1" * 32,
+    "sha-512": b"\1" * 64,
+    "short": b"\1" * 31,
+    "long": b"\1" * 65,
+    "one": b"\1",
+    "certificate": LEAF.certificate,
+    "cut-certificate": LEAF.certificate[:-1],
+    "longer-certificate": LEAF.certificate + b"\0",
+    "key": public_key_info(LEAF.certificate),
+    "longer-key": public_key_info(LEAF.certificate) + b"\0",
+    "rubbish": b"\x30\x80rubbish",
+}
+_NUMBERS = tuple(product((0, 1, 2, 3, 4, 255), (0, 1, 2), (0, 1, 2, 3)))
+
+
+def test_the_same_records_are_unusable() -> None:
+    """RFC 6698 §4.1, RFC 7671 §9: unknown numbers, digests of the wrong length, data that does not parse."""
+    program = need("openssl")
+    records = [TlsaRecord(*numbers, data) for numbers in _NUMBERS for data in _DATA.values()]
+    command = [program, "s_client", "-connect", "127.0.0.1:9", "-dane_tlsa_domain", HOST]
+    for record in records:
+        command += ["-dane_tlsa_rrdata", str(record)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=30)
+    refused = set(re.findall(r"unusable TLSA rrdata: (.*)", done.stderr))
+    assert len(refused) > 100
+    disagreements = []
+    for record in records:
+        why, theirs = unusable(record), str(record) in refused
+        if why.startswith("usages 0 and 1"):
+            continue  # RFC 7672 §3.1.3, compared above
+        if bool(why) != theirs:
+            disagreements.append(f"{str(record)[:30]} of {len(record.data)} bytes: OpenSSL refuses: {theirs}, we: {why!r}")
     assert "\n".join(disagreements) == ""
 
 
 def test_the_matrix_is_large_enough() -> None:
-    assert sum(len(records_for(shape)) for shape in SHAPES.values()) >= 200
+    assert sum(len(records_for(shape)) for shape in SHAPES.values()) >= 1000

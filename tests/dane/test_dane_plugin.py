@@ -3,72 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
-from typing import Any
 
-import pydantic
 import pytest
-import structlog
-import structlog.testing
 
+from dane_rig import AUTHORITY, DIGEST, MX, RECORD, Rig
 from postward.delivery.compose import prior_verdict
-from postward.delivery.route import find_route, resolve_host
-from postward.dns import ZoneResolver
+from postward.delivery.route import RouteError
 from postward.hookspecs import hookimpl
-from postward.lab.ca import DAY, Authority, tlsa
+from postward.lab.ca import DAY, tlsa
 from postward.model import (
     PASSED,
     Destination,
-    Endpoint,
     Mode,
     MxHost,
     ResultType,
     Scope,
     Security,
-    TlsPeer,
-    TlsPolicy,
 )
 from postward.names import Domain
 from postward_dane.plugin import Binding, Dane
-
-NOW = 1_800_000_000_000_000
-AUTHORITY = Authority("Lab", not_before=0)
-MX = Domain("mx.example.org")
-LEAF = AUTHORITY.issue([MX], not_before=NOW - DAY, not_after=NOW + DAY)
-RECORD = tlsa(LEAF.certificate)
-ZONE = f"@ MX 10 mx\nmx A 192.0.2.1\n_25._tcp.mx TLSA {RECORD}\n"
-DIGEST = "01" * 32
-
-
-class Rig:
-    def __init__(self, zone: str = ZONE, security: Any = "secure", **config: Any) -> None:
-        self.dns = ZoneResolver()
-        self.dns.set_zone("example.org", zone, security)
-        self.now = NOW
-        self.core: Any = SimpleNamespace(
-            plugin="dane", dns=self.dns, clock=SimpleNamespace(now=lambda: self.now), log=structlog.get_logger()
-        )
-        self.plugin = Dane(Dane.Config(**config), self.core)
-
-    async def find(self, domain: str = "example.org") -> TlsPolicy | None:
-        """The policy of the first host of a domain, routed as core does, and with its source filled in as core does."""
-        destination = await find_route(Domain(domain), self.dns)
-        mx = await resolve_host(destination.hosts[0], self.dns)
-        policy = await self.plugin.host_policy(destination, mx)
-        return dataclasses.replace(policy, source="dane") if policy else None
-
-    async def policy(self, domain: str = "example.org") -> TlsPolicy:
-        policy = await self.find(domain)
-        assert policy is not None
-        return policy
-
-    def asked(self) -> list[str]:
-        return [name for name, rdtype in self.dns.queries if rdtype == "TLSA"]
-
-    async def judge(self, policy: TlsPolicy, chain: tuple[bytes, ...] = LEAF.chain) -> Any:
-        endpoint = Endpoint(host=MX, address="192.0.2.1", port=25)
-        peer = TlsPeer(endpoint=endpoint, server_name=MX, protocol="TLSv1.3", cipher="x", chain=chain)
-        return await self.plugin.verify_tls(policy, peer)
 
 
 async def test_a_usable_record_makes_an_enforcing_policy() -> None:
@@ -277,70 +230,6 @@ async def test_address_literals_are_left_alone() -> None:
     assert await rig.plugin.host_policy(Destination(domain=literal, hosts=(mx,), from_mx=False), mx) is None
 
 
-async def test_without_a_validating_resolver_dane_is_off_and_says_so_once() -> None:
-    """RFC 7672 §2.1.1: no security-aware resolver, no DANE."""
-    rig = Rig()
-    rig.dns.validating, rig.dns.problems = False, ("no AD",)
-    with structlog.testing.capture_logs() as logs:
-        assert await rig.find() is None
-        assert await rig.find() is None
-    assert [(entry["log_level"], entry["problems"]) for entry in logs] == [("error", ["no AD"])]
-    assert rig.asked() == []
-    rig.dns.validating = None
-    assert await rig.find() is not None
-
-
-@pytest.mark.parametrize(
-    ("zone", "security", "reason"),
-    [
-        ("@ MX 10 mx\nmx A 192.0.2.1\n", "secure", "no-tlsa-records"),
-        (ZONE, "insecure", "insecure-address"),
-        (f"@ MX 10 mx\nmx A 192.0.2.1\n_25._tcp.mx TLSA 1 1 1 {DIGEST}\n", "secure", "all-unusable-records"),
-    ],
-)
-async def test_mandatory_dane(zone: str, security: str, reason: str) -> None:
-    """RFC 7672 §6: only over authenticated TLS; else the mail waits, and the report says `dane-required`."""
-    policy = await Rig(zone, security, mandatory=["Example.ORG."]).policy()
-    assert policy.mode is Mode.ENFORCE
-    assert policy.problem is not None
-    assert (policy.problem.result_type, policy.problem.reason) == (ResultType.DANE_REQUIRED, reason)
-
-
-async def test_mandatory_dane_wants_a_secure_mx() -> None:
-    """RFC 7672 §2.2.1, §6."""
-    rig = Rig(mandatory=["unsigned.test"])
-    rig.dns.set_zone("unsigned.test", "@ MX 10 mx.example.org.\n", "insecure")
-    policy = await rig.policy("unsigned.test")
-    assert policy.problem is not None
-    assert (policy.problem.result_type, policy.problem.reason) == (ResultType.DANE_REQUIRED, "insecure-mx")
-
-
-async def test_mandatory_dane_without_a_validating_resolver() -> None:
-    rig = Rig(mandatory=["example.org"])
-    rig.dns.validating = False
-    policy = await rig.policy()
-    assert policy.problem is not None
-    assert policy.problem.reason == "resolver-does-not-validate"
-
-
-async def test_mandatory_dane_that_is_there() -> None:
-    rig = Rig(mandatory=["example.org"])
-    policy = await rig.policy()
-    assert policy.problem is None
-    assert policy.authenticates
-    assert await rig.judge(policy) == PASSED
-
-
-async def test_audit_only() -> None:
-    """RFC 7672 §9.1: recorded and reported, never in the way."""
-    rig = Rig(audit_only=["example.org"])
-    assert (await rig.policy()).mode is Mode.TESTING
-    rig.dns.fault("_25._tcp.mx.example.org", "TLSA", "SERVFAIL")
-    policy = await rig.policy()
-    assert policy.mode is Mode.TESTING
-    assert policy.problem is not None
-
-
 async def test_policies_of_others_are_not_judged() -> None:
     rig = Rig()
     policy = await rig.policy()
@@ -348,12 +237,47 @@ async def test_policies_of_others_are_not_judged() -> None:
     assert await rig.judge(dataclasses.replace(policy, data=None)) is None
 
 
-@pytest.mark.parametrize(
-    "config", [{"mandatory": ["no domain"]}, {"unknown": 1}, {"mandatory": ["a.b"], "audit_only": ["A.b"]}]
-)
-def test_configuration_that_makes_no_sense(config: dict[str, Any]) -> None:
-    with pytest.raises(pydantic.ValidationError):
-        Dane.Config(**config)
+async def test_an_intermediate_alias_is_never_a_base() -> None:
+    """RFC 7672 §2.2.2: only the last name of a chain of CNAMEs, and the first."""
+    rig = Rig("@ MX 10 mx\nmx CNAME middle.provider.test.\n")
+    rig.dns.set_zone("provider.test", f"middle CNAME real\nreal A 192.0.2.1\n_25._tcp.middle TLSA {RECORD}\n")
+    assert await rig.find() is None
+    assert rig.asked() == ["_25._tcp.real.provider.test", "_25._tcp.mx.example.org"]
+
+
+async def test_a_broken_alias_of_the_records_is_no_absence() -> None:
+    """RFC 7672 §2.1.3, §2.2.3: any error along the CNAMEs makes the lookup failed."""
+    rig = Rig("@ MX 10 mx\nmx A 192.0.2.1\n_25._tcp.mx CNAME tlsa.bogus.test.\n")
+    rig.dns.set_zone("bogus.test", f"tlsa TLSA {RECORD}\n", "bogus")
+    policy = await rig.policy()
+    assert policy.problem is not None
+    assert policy.problem.reason == "extended-dns-error-6-dnssec-bogus"
+
+
+@pytest.mark.parametrize("rdtype", ["A", "MX"])
+async def test_the_extended_error_of_other_lookups_is_the_reason_too(rdtype: str) -> None:
+    """RFC 8914 §4: the cause reaches the failure-reason-code, wherever along the way it happened (RFC 8460 §4.4)."""
+    rig = Rig()
+    rig.dns.fault("example.org" if rdtype == "MX" else "mx.example.org", rdtype, "SERVFAIL", [(22, "x"), (7, "expired")])
+    with pytest.raises(RouteError) as caught:
+        await rig.find()
+    assert caught.value.failure is not None
+    assert caught.value.failure.reason == "extended-dns-error-7-signature-expired"
+    assert not caught.value.permanent
+
+
+async def test_what_was_read_once_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records of a cached answer are the same objects; those of another answer are others."""
+    rig = Rig()
+    records = (await rig.dns.query("_25._tcp.mx.example.org", "TLSA")).records
+    first = rig.plugin.published(records)
+    assert rig.plugin.published(records) is first
+    assert rig.plugin.published([*records]) == first
+    monkeypatch.setattr("postward_dane.plugin.REMEMBER", 3)
+    kept = [[*records] for _ in range(9)]
+    for each in kept:
+        rig.plugin.published(each)
+    assert len(rig.plugin._read) <= 4
 
 
 def test_the_plugin_marks_its_hooks() -> None:

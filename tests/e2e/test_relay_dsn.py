@@ -174,7 +174,7 @@ def test_delay_and_expiry(world: Internet, tmp_path: Path) -> None:
         submit(running.config, "d@home.test", "later@a.test", message("d"))
         submit(running.config, "q@home.test", "later@a.test", message("q"), rcpt=("NOTIFY=FAILURE",))
         notices = [parse(mail.content).recipients[0] for mail in world.wait_for("d@home.test", 2)]
-        assert [(each.action, each.status) for each in notices] == [("delayed", "4.3.0"), ("failed", "4.3.0")]
+        assert [(each.action, each.status) for each in notices] == [("delayed", "4.3.0"), ("failed", "5.3.0")]
         assert notices[0].will_retry_until
         assert not notices[1].will_retry_until
         [quiet] = world.wait_for("q@home.test")

@@ -7,7 +7,7 @@ import pytest
 from postward.dns import Answer, Status, SystemResolver
 from postward.model import Security
 from postward.names import Domain
-from signed_dns import SignedDns
+from signed_dns import DELEGATED, SignedDns
 
 pytestmark = [pytest.mark.loopback, pytest.mark.interop]
 
@@ -33,6 +33,8 @@ MANY = "".join(f"many TXT {number:03}{'x' * 200}\n" for number in range(40))
 @pytest.fixture(scope="session")
 def nameserver(signed_dns: SignedDns) -> str:
     for zone in ("secure.test", "nsec3.test", "insecure.test", "bogus.test", "expired.test", "unsigned.test"):
+        signed_dns.add(zone, RECORDS)
+    for zone in DELEGATED:
         signed_dns.add(zone, RECORDS)
     signed_dns.add("secure.test", MANY)
     signed_dns.add("insecure.test", "into CNAME mx1.secure.test.")
@@ -95,6 +97,36 @@ async def test_what_does_not_validate_has_failed_and_says_why(nameserver: str, n
     assert answer.failure.about_dnssec
     assert {code for code, _ in answer.failure.ede} & codes
     assert answer.failure.slug.startswith(f"extended-dns-error-{min(codes)}-") or len(codes) > 1
+
+
+async def test_a_delegation_that_the_parent_vouches_for_is_secure(nameserver: str) -> None:
+    """RFC 4035 §5.2: the chain of trust goes through the DS record of the parent."""
+    answer = await ask(nameserver, "_25._tcp.mx1.good.parent.test", "TLSA")
+    assert (answer.status, answer.records[0].cert.hex()) == (Status.SECURE, DIGEST)
+
+
+@pytest.mark.parametrize("rdtype", ["MX", "A", "TLSA"])
+async def test_a_wrong_ds_makes_everything_below_bogus(nameserver: str, rdtype: str) -> None:
+    """RFC 4035 §5.2, RFC 7672 §2.1.2: a key that the parent does not vouch for is no absence of DNSSEC."""
+    name = {"MX": "wrongds.parent.test", "A": "mx1.wrongds.parent.test"}.get(rdtype, "_25._tcp.mx1.wrongds.parent.test")
+    answer = await ask(nameserver, name, rdtype)
+    assert (answer.status, answer.authenticated) == (Status.FAILED, False)
+    assert answer.failure is not None
+    assert answer.failure.about_dnssec
+
+
+@pytest.mark.parametrize("rdtype", ["MX", "A", "TLSA"])
+async def test_an_opt_out_delegation_is_insecure(nameserver: str, rdtype: str) -> None:
+    """RFC 5155 §6: the parent proves only that it need not say anything, and that is insecure, not bogus."""
+    name = {"MX": "optout.parent.test", "A": "mx1.optout.parent.test"}.get(rdtype, "_25._tcp.mx1.optout.parent.test")
+    answer = await ask(nameserver, name, rdtype)
+    assert (answer.status, answer.authenticated) == (Status.INSECURE, False)
+
+
+async def test_an_absence_below_an_opt_out_parent_is_not_proven(nameserver: str) -> None:
+    """RFC 5155 §9.2: with opt-out, even the name error of the parent is not authenticated."""
+    answer = await ask(nameserver, "missing.parent.test", "TLSA")
+    assert (answer.status, answer.authenticated, answer.nxdomain) == (Status.ABSENT, False, True)
 
 
 async def test_a_chain_of_aliases_is_as_secure_as_its_weakest_link(nameserver: str) -> None:

@@ -1,5 +1,6 @@
 """Decisions about the policy cache, without I/O (RFC 8461 §3.3, §10.2)."""
 
+import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -10,24 +11,44 @@ from hypothesis import strategies as st
 from postward.model import Mode
 from postward.names import Domain
 from postward_mtasts import tables
-from postward_mtasts.cache import BACK_OFF, DAY, REFRESH_RETRY, Entry, Lookup, Step, fetched, next_step, refresh_due
+from postward_mtasts.cache import BACK_OFF, DAY, REFRESH_RETRY, Entry, Lookup, Step, failed, fetched, next_look, next_step
 from postward_mtasts.record import StsRecord
 
 DOMAIN = Domain("b.example")
+SECOND = 1_000_000
 NOW = 1_795_521_600_000_000
 TEXT = "version: STSv1\nmode: enforce\nmx: mx.b.example\nmax_age: 604800\n"
 
 
-def test_a_refresh_that_failed_is_not_tried_again_within_the_hour() -> None:
+def test_renewal_is_daily_and_spread_over_six_hours() -> None:
+    """RFC 8461 §10.2: a refresh daily; policies that were fetched together are not renewed together."""
     entry = fetched(None, DOMAIN, "1", TEXT, NOW)
-    assert not refresh_due(entry, NOW + DAY - 1)
-    assert refresh_due(entry, NOW + DAY)
-    failed = Entry(
-        domain=DOMAIN, text=TEXT, mode=Mode.ENFORCE, fetched=NOW, expires=entry.expires, last_attempt=NOW + DAY, failed_id="1"
-    )
-    assert not refresh_due(failed, NOW + DAY + REFRESH_RETRY - 1)
-    assert refresh_due(failed, NOW + DAY + REFRESH_RETRY)
-    assert not refresh_due(failed, entry.expires)
+    assert entry.due == NOW + DAY
+    assert fetched(None, DOMAIN, "1", TEXT, NOW, chance=1.0).due == NOW + DAY * 3 // 4
+    assert next_look(entry, NOW + 2 * DAY, 0.5) == NOW + DAY * 7 // 8
+
+
+def test_a_renewal_that_failed_is_tried_again_within_the_hour() -> None:
+    entry = fetched(None, DOMAIN, "1", TEXT, NOW)
+    again = failed(entry, DOMAIN, "1", "why", NOW + DAY)
+    assert (again.text, again.expires, again.failed_id, again.last_error) == (TEXT, entry.expires, "1", "why")
+    assert again.due == NOW + DAY + REFRESH_RETRY
+    assert failed(entry, DOMAIN, "1", "", NOW + DAY, chance=1.0).due == NOW + DAY + REFRESH_RETRY * 3 // 4
+    assert failed(entry, DOMAIN, "1", "", entry.expires - 1).due == entry.expires + DAY, "nothing is left to renew"
+
+
+@pytest.mark.parametrize(
+    ("max_age", "due"), [(0, DAY), (800, 800 * SECOND + DAY), (2400, 1200 * SECOND), (7200, 3600 * SECOND)]
+)
+def test_a_policy_is_renewed_at_half_its_lifetime_but_no_more_than_every_quarter_of_an_hour(max_age: int, due: int) -> None:
+    """RFC 8461 §3.3: before it expires. A stranger who serves `max_age: 1` must not be asked every second."""
+    assert fetched(None, DOMAIN, "1", TEXT.replace("604800", str(max_age)), NOW).due == NOW + due
+
+
+def test_what_failed_can_be_printed() -> None:
+    assert failed(None, DOMAIN, "1", "a\x1b[31m\nb" + "x" * 500, NOW).last_error.startswith("a?[31m?bxxx")
+    assert len(failed(None, DOMAIN, "1", "x" * 500, NOW).last_error) == 300
+    assert failed(None, DOMAIN, "1", "", NOW).due == NOW + DAY, "the memory of an error is dropped after a day"
 
 
 ENTRY = st.builds(
@@ -45,7 +66,7 @@ FOUND = st.sampled_from([StsRecord(id="1"), StsRecord(id="2"), *Lookup])
 
 @given(st.none() | ENTRY, FOUND)
 def test_an_enforced_policy_is_never_given_up_before_it_expires(entry: Entry | None, found: StsRecord | Lookup) -> None:
-    """§3.3: whatever DNS says, a valid policy acts, or a newer one is fetched."""
+    """RFC 8461 §3.3: whatever DNS says, a valid policy acts, or a newer one is fetched."""
     step = next_step(entry, found, NOW)
     if entry is not None and entry.valid(NOW) and entry.mode is not Mode.NONE:
         assert step is Step.CACHED or (step is Step.FETCH and isinstance(found, StsRecord) and found.id != entry.record_id)
@@ -63,4 +84,23 @@ def test_the_migration_makes_what_the_models_say() -> None:
         for migration in tables.SCHEMA.migrations:
             migration(Operations(context))
         assert compare_metadata(context, tables.Base.metadata) == []
+    engine.dispose()
+
+
+def test_a_cache_of_the_first_version_is_kept() -> None:
+    """RFC 8461 §3.3: an upgrade must not forget policies; whoever waits for that moment would get the mail."""
+    engine = sa.create_engine("sqlite://")
+    with engine.begin() as connection:
+        operations = Operations(MigrationContext.configure(connection))
+        first, *others = tables.SCHEMA.migrations
+        first(operations)
+        connection.exec_driver_sql(
+            "INSERT INTO mtasts_policies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            ("b.example", "1", TEXT, "enforce", NOW, NOW + 7 * DAY, NOW, NOW, "", ""),
+        )
+        for migration in others:
+            migration(operations)
+        entry = tables.load(connection, DOMAIN)
+    assert entry is not None
+    assert (entry.text, entry.mode, entry.valid(NOW), entry.media_type, entry.due) == (TEXT, Mode.ENFORCE, True, "", 0)
     engine.dispose()

@@ -22,7 +22,7 @@ async def fetch_page(page: bytes | int | HttpError) -> FetchError:
 
 
 async def test_the_request() -> None:
-    """§3.2 the URL; §3.3 one minute and 64 KiB; the certificate is verified."""
+    """RFC 8461 §3.2 the URL; §3.3 one minute and 64 KiB; the certificate is verified."""
     http = FakeHttp()
     http.headers = {"content-type": "Text/Plain; charset=utf-8"}
     http.pages["mta-sts.b.example"] = POLICY
@@ -34,7 +34,7 @@ async def test_the_request() -> None:
 
 @pytest.mark.parametrize("status", [201, 204, 206, 301, 302, 304, 307, 404, 500])
 async def test_only_status_200_counts(status: int) -> None:
-    """§3.3: any other status, redirects among them, is no policy."""
+    """RFC 8461 §3.3: any other status, redirects among them, is no policy."""
     error = await fetch_page(status)
     assert (error.failure.result_type, error.failure.reason) == (FETCH, f"http-status-{status}")
 

@@ -14,19 +14,19 @@ EXAMPLE = (
 
 
 def test_the_example_of_the_rfc() -> None:
-    """§3.2."""
+    """RFC 8461 §3.2."""
     expected = StsPolicy(mode=Mode.ENFORCE, max_age=604800, mx=("mail.example.com", "*.example.net", "backupmx.example.com"))
     assert parse(EXAMPLE) == parse(EXAMPLE.replace("\r\n", "\n")) == parse(EXAMPLE.removesuffix("\r\n")) == expected
 
 
 def test_white_space_order_and_empty_lines_do_not_matter() -> None:
-    """§3.2 grammar: `*WSP` behind the colon and at the end; the version need not come first."""
+    """RFC 8461 §3.2 grammar: `*WSP` behind the colon and at the end; the version need not come first."""
     text = "max_age:\t 9 \t\nmx:a.example\n\nmode:   testing\nversion:STSv1\n\n"
     assert parse(text) == StsPolicy(mode=Mode.TESTING, max_age=9, mx=("a.example",))
 
 
 def test_the_first_of_duplicates_counts_and_unknown_fields_are_kept() -> None:
-    """§3.2: "only the first value is considered", except for mx."""
+    """RFC 8461 §3.2: "only the first value is considered", except for mx."""
     text = EXAMPLE + "mode: none\nmax_age: x\nversion: STSv2\nnew: a \xfc b\nnew: c\nMode: none\n"
     read = parse(text)
     assert (read.mode, read.max_age) == (Mode.ENFORCE, 604800)
@@ -34,20 +34,20 @@ def test_the_first_of_duplicates_counts_and_unknown_fields_are_kept() -> None:
 
 
 def test_an_extension_may_hold_any_utf8() -> None:
-    """§3.2 grammar: UTF8-2 to UTF8-4, which is more than letters; supersets must be accepted."""
+    """RFC 8461 §3.2 grammar: UTF8-2 to UTF8-4, which is more than letters; supersets must be accepted."""
     read = parse(EXAMPLE + "new: a\x85b\u2028\U0001f600\n")
     assert read.extensions == (("new", "a\x85b\u2028\U0001f600"),)
     assert lines("new: \x85\x9b31m") == ("new: \N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}31m",)
 
 
 def test_max_age_is_a_year_at_most() -> None:
-    """§3.2: maximum 31557600; larger values are taken as that."""
+    """RFC 8461 §3.2: maximum 31557600; larger values are taken as that."""
     assert parse(EXAMPLE.replace("604800", "9999999999")).max_age == MAX_AGE == 31557600
     assert parse(EXAMPLE.replace("604800", "0")).max_age == 0
 
 
 def test_mode_none_needs_no_mx() -> None:
-    """§3.2: mx is required unless the mode is none."""
+    """RFC 8461 §3.2: mx is required unless the mode is none."""
     assert parse("version: STSv1\nmode: none\nmax_age: 86400\n").mode is Mode.NONE
     with pytest.raises(PolicyError, match="without any mx"):
         parse("version: STSv1\nmode: testing\nmax_age: 86400\n")
@@ -59,49 +59,60 @@ def test_patterns_are_lower_case_a_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line"),
+    ("old", "new", "line", "column"),
     [
-        ("STSv1", "STSv2", 1),
-        ("version: STSv1\r\n", "", 0),
-        ("enforce", "Enforce", 2),
-        ("enforce", "report", 2),
-        ("mode: enforce\r\n", "", 0),
-        ("mode:", "mode", 2),
-        ("mode:", " mode:", 2),
-        ("mode:", "mode :", 2),
-        ("enforce", "", 2),
-        ("max_age: 604800\r\n", "", 0),
-        ("604800", "-1", 6),
-        ("604800", "1.5", 6),
-        ("604800", "12345678901", 6),
-        ("604800", "\u0661", 6),
-        ("mail.example.com", "*.*.example.com", 3),
-        ("mail.example.com", "*", 3),
-        ("mail.example.com", "*.", 3),
-        ("mail.example.com", "a*.example.com", 3),
-        ("mail.example.com", ".example.com", 3),
-        ("mail.example.com", "b\xfccher.example", 3),
-        ("mail.example.com", "mail.example.com.", 3),
-        ("mail.example.com", "[192.0.2.1]", 3),
-        ("mail.example.com", "a.example b.example", 3),
-        ("mail.example.com", "a.example,b.example", 3),
-        ("mail.example.com", "mail.example.com\rmx: evil.example", 3),
-        ("mail.example.com", "mail.example.com\0", 3),
-        ("mode: enforce\r\n", "mode: enforce\r\n<html>\r\n", 3),
+        ("STSv1", "STSv2", 1, 10),
+        ("version: STSv1\r\n", "", 0, 0),
+        ("enforce", "Enforce", 2, 7),
+        ("enforce", "report", 2, 7),
+        ("mode: enforce", "mode:\t  enforced", 2, 9),
+        ("mode: enforce\r\n", "", 0, 0),
+        ("mode:", "mode", 2, 5),
+        ("mode:", " mode:", 2, 1),
+        ("mode:", "mode :", 2, 5),
+        ("mode:", "m" * 33 + ":", 2, 33),
+        ("enforce", "", 2, 6),
+        ("max_age: 604800\r\n", "", 0, 0),
+        ("604800", "-1", 6, 10),
+        ("604800", "1.5", 6, 10),
+        ("604800", "12345678901", 6, 10),
+        ("604800", "\u0661", 6, 10),
+        ("mail.example.com", "*.*.example.com", 3, 5),
+        ("mail.example.com", "*", 3, 5),
+        ("mail.example.com", "*.", 3, 5),
+        ("mail.example.com", "a*.example.com", 3, 5),
+        ("mail.example.com", ".example.com", 3, 5),
+        ("mail.example.com", "b\xfccher.example", 3, 5),
+        ("mail.example.com", "mail.example.com.", 3, 5),
+        ("mail.example.com", "[192.0.2.1]", 3, 5),
+        ("mail.example.com", "a.example b.example", 3, 5),
+        ("mail.example.com", "a.example,b.example", 3, 5),
+        ("mail.example.com", "mail.example.com\rmx: evil.example", 3, 21),
+        ("mail.example.com", "mail.example.com\0", 3, 21),
+        ("mode: enforce\r\n", "mode: enforce\r\n<html>\r\n", 3, 1),
     ],
 )
-def test_errors_name_the_line(old: str, new: str, line: int) -> None:
+def test_errors_name_the_place(old: str, new: str, line: int, column: int) -> None:
+    """RFC 8461 §3.2: what is not of the grammar is no policy; the operator sees where."""
     with pytest.raises(PolicyError) as caught:
         parse(EXAMPLE.replace(old, new, 1))
-    assert caught.value.line == line
+    assert (caught.value.line, caught.value.column) == (line, column)
+    assert not line or f"line {line}, column {column}: " in str(caught.value)
 
 
 def test_bytes_that_are_no_text() -> None:
+    """RFC 8461 §3.2: a policy is UTF-8 text, of at most 64 KiB (§3.3)."""
     with pytest.raises(PolicyError) as caught:
-        decode(EXAMPLE.encode() + b"x: \xff\n")
-    assert caught.value.line == 7
+        decode(EXAMPLE.encode() + b"x: \xc3\xbc\xff\n")
+    assert (caught.value.line, caught.value.column) == (7, 5)
     with pytest.raises(PolicyError, match="larger"):
         decode(b"x" * (MAX_BYTES + 1))
+    for charset in ("utf-16", "utf-16-le", "utf-32"):
+        with pytest.raises(PolicyError):
+            parse(decode(EXAMPLE.encode(charset)))
+    with pytest.raises(PolicyError) as caught:
+        parse(decode(EXAMPLE.encode("utf-8-sig")))
+    assert (caught.value.line, caught.value.column) == (1, 1), "a byte order mark is not of the grammar"
 
 
 def test_counts_are_limited() -> None:
@@ -128,9 +139,10 @@ def test_lines_of_a_web_page_stay_bearable() -> None:
 @given(st.text(max_size=200) | st.text("version:STSv1\r\nmodeax_g=*. \t<", max_size=200))
 def test_any_text_is_a_policy_or_an_error(text: str) -> None:
     try:
-        value, limit = parse(text).max_age, MAX_AGE
+        value, limit, column = parse(text).max_age, MAX_AGE, 0
     except PolicyError as exc:
-        value, limit = exc.line, text.count("\n") + 1
+        value, limit, column = exc.line, text.count("\n") + 1, exc.column
+    assert 0 <= column <= len(text) + 1
     assert 0 <= value <= limit
     assert all("\n" not in line for line in lines(text))
 

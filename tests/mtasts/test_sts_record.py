@@ -26,12 +26,12 @@ SPACE = st.text(" \t", max_size=3)
     ],
 )
 def test_valid_records(text: str, identifier: str) -> None:
-    """§3.1: other order free, first of duplicates, white space around semicolons."""
+    """RFC 8461 §3.1: other order free, first of duplicates, white space around semicolons."""
     assert parse(text).id == identifier
 
 
 def test_unknown_fields_are_kept_in_order_and_the_first_counts() -> None:
-    """§3.2: supersets are accepted, unknown fields ignored."""
+    """RFC 8461 §3.2: supersets are accepted, unknown fields ignored."""
     record = parse("v=STSv1; b.x=2; id=1; a=1; b.x=3; ID=9")
     assert record == StsRecord(id="1", extensions=(("b.x", "2"), ("a", "1"), ("ID", "9")))
 
@@ -69,13 +69,13 @@ def test_a_record_has_a_size() -> None:
     "text", ["", "v=STSv1", "v=stsv1; id=1", "V=STSv1; id=1", " v=STSv1; id=1", "v=STSv12; id=1", "v=spf1"]
 )
 def test_other_records_do_not_count(text: str) -> None:
-    """§3.1: RRs that do not begin with `v=STSv1;` are discarded."""
+    """RFC 8461 §3.1: RRs that do not begin with `v=STSv1;` are discarded."""
     assert choose([text]) is None
     assert choose([text, "v=STSv1; id=2"]) == StsRecord(id="2")
 
 
 def test_exactly_one_must_be_left() -> None:
-    """§3.1: several records are as no available policy, even equal ones, even broken ones."""
+    """RFC 8461 §3.1: several records are as no available policy, even equal ones, even broken ones."""
     for other in ("v=STSv1; id=1", "v=STSv1; id=2", "v=STSv1; broken"):
         with pytest.raises(RecordError) as caught:
             choose(["v=STSv1; id=1", other])

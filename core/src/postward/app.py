@@ -18,12 +18,14 @@ import trio
 
 from postward import hookspecs
 from postward.clock import Clock, SystemClock
-from postward.core import Core
+from postward.core import Core, OwnCertificate
 from postward.data_dir import make_data_dir
 from postward.delivery.pipeline import Pipeline
 from postward.delivery.results import Results
 from postward.dkim import Signer
 from postward.dkim.configured import find_submitter, load_keys
+from postward.dns.health import FILE as HEALTH_FILE
+from postward.dns.health import Watch
 from postward.dns.resolver import SystemResolver
 from postward.emission import Emitter
 from postward.errors import ConfigError, PluginError
@@ -150,6 +152,7 @@ class App:
                 signer=self.signer,
                 submitter=self.submitter,
                 log=structlog.get_logger(f"postward.{plugin}", plugin=plugin),
+                certificates=own_certificates(self.config),
             )
         return self._cores[plugin]
 
@@ -196,10 +199,14 @@ class App:
             self.queue = Queue(self.store.node_db, self.store.journal, spool, self.clock, shards=self._shards)
             self.sender = self._make_sender()
             self.pipeline = self._make_pipeline()
-            await self._test_resolver()
+            watch = self._watch_resolver()
+            if watch is not None:
+                await watch.test()
             await stack.enter_async_context(held_open(self.hooks, self.core_for, self.log))
             async with trio.open_nursery() as nursery:
                 self._observers.begin(nursery)
+                if watch is not None:
+                    nursery.start_soon(keep_running, "resolver-watch", _endless(watch.run), self.log)
                 self.emitter = Emitter(self.hooks, self.store, consumers, self.clock, self.log)
                 if self._emit:
                     await nursery.start(self.emitter.run)
@@ -292,14 +299,18 @@ class App:
         outcome: Outcome[None] = await self.hooks.call_one(plugin, hookspecs.background, core=self.core_for(plugin))
         return outcome.error
 
-    async def _test_resolver(self) -> None:
-        """Ask whether the resolver validates; a loud word when it does not, because DANE is off then."""
-        if not isinstance(self.dns, SystemResolver):
-            return
+    def _watch_resolver(self) -> Watch | None:
+        """Asks whether the resolver validates, now and again; None where nobody is to be asked."""
         names = self.config.dns.self_test
-        tested = await self.dns.run_self_test(names.secure, names.bogus)
-        for problem in tested.problems:
-            self.log.warning("resolver", validating=tested.validating, problem=problem)
+        if not isinstance(self.dns, SystemResolver) or not (names.secure or names.bogus):
+            return None
+        return Watch(
+            partial(self.dns.run_self_test, names.secure, names.bogus),
+            self.dns.tally,
+            clock=self.clock,
+            log=self.log,
+            file=self.config.core.data_dir / HEALTH_FILE if self._service else None,
+        )
 
 
 @contextmanager
@@ -309,6 +320,16 @@ def _naming_the_file(config: Config) -> Iterator[None]:
         yield
     except ConfigError as exc:
         raise ConfigError(exc.message, file=exc.file or str(config.file or ""), key=exc.key, hint=exc.hint) from exc
+
+
+def own_certificates(config: Config) -> tuple[OwnCertificate, ...]:
+    """The certificates of the listeners that strangers can reach, in the order of the file; each once."""
+    found = [
+        OwnCertificate(port=int(entry.bind.rpartition(":")[2]), kind=entry.kind, file=entry.cert_file)
+        for entry in config.listen
+        if entry.cert_file is not None and not entry.bind.startswith("unix:")
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 def _endless(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[BaseException | None]]:

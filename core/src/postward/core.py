@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from postward.tls import TrustStore
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnCertificate:
+    """A certificate that a listener of ours serves: its TCP port, the kind of listener, and the PEM file with the chain."""
+
+    port: int
+    kind: str
+    file: Path
+
+
 @dataclass(slots=True, kw_only=True)
 class Core:
     """The services of the core, as plugins see them. A plugin reads it and never changes it.
@@ -33,7 +42,8 @@ class Core:
 
     `hostname` is this host's mail name; `node` names this machine among several that share a database. `trust` holds the
     WebPKI roots. `signer` holds the DKIM keys that are configured here; `submitter` is the domain that reports come from, None
-    when no configured domain above `hostname` has a DKIM key, and then no report is sent.
+    when no configured domain above `hostname` has a DKIM key, and then no report is sent. `certificates` are those of the
+    configured listeners; their files change when they are renewed, so read them anew each time.
     """
 
     plugin: str
@@ -48,6 +58,7 @@ class Core:
     signer: Signer
     submitter: Domain | None
     log: FilteringBoundLogger
+    certificates: tuple[OwnCertificate, ...] = ()
     store: Store = field(init=False)
 
 
@@ -59,7 +70,7 @@ class Commands(Protocol):
     """
 
     def add(self, function: Callable[..., Any], name: str | None = None, help: str | None = None) -> None:
-        """Add a verb; its name defaults to that of the function, its help to the docstring.
+        """Add a verb; its name defaults to that of the function, its help to the docstring. `cache list` is a verb of a group.
 
         Raises `PluginError` for a name that is taken and for an async function.
         """

@@ -115,7 +115,7 @@ def register_commands(commands: Commands) -> None:
 
 @hookspec(Call.COLLECT)
 def register_routes() -> Sequence[WebRoute] | None:
-    """Bring web pages below `/<plugin>/` and their JSON twins.
+    """Bring web pages below `/<plugin>/` and their JSON twins, or pages of a host name of their own (`WebRoute.host`).
 
     Called: once, when the web server is assembled. If it fails: start-up stops.
     """

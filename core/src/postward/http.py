@@ -295,7 +295,7 @@ async def _read(stream: trio.abc.Stream) -> bytes:
     except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
         from postward import tls
 
-        if isinstance(stream, trio.SSLStream) and (failure := await tls.late_alert(stream, exc)):
+        if isinstance(stream, tls.TlsStream) and (failure := await tls.late_alert(stream, exc)):
             raise HttpError("tls", failure.detail or failure.reason or failure.result_type, failure) from exc
         raise HttpError("protocol", "the connection broke") from exc
 

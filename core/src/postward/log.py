@@ -7,8 +7,8 @@ the lines of one connection, one run or one report together.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-import secrets
 import sys
 from collections.abc import Iterator, MutableMapping
 from contextvars import ContextVar
@@ -29,7 +29,7 @@ def configure(level: str = "info", *, json: bool | None = None) -> None:
     as_json = not sys.stderr.isatty() if json is None else json
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     last: list[Any] = (
-        [structlog.processors.format_exc_info, visible, structlog.processors.JSONRenderer(default=str)]
+        [structlog.processors.format_exc_info, visible, _as_json]
         if as_json
         else [visible, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
@@ -39,6 +39,12 @@ def configure(level: str = "info", *, json: bool | None = None) -> None:
         logger_factory=_Stderr,
         cache_logger_on_first_use=False,
     )
+
+
+def _as_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    import msgspec
+
+    return msgspec.json.encode(event, enc_hook=str).decode()
 
 
 class _Stderr:
@@ -57,7 +63,7 @@ class _Stderr:
 
 def fresh_cid() -> str:
     """A correlation id that nothing has yet."""
-    return secrets.token_hex(6)
+    return os.urandom(6).hex()
 
 
 def new_cid() -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from postward.errors import ConfigError
+from postward.stream import SocketStream
 
 if TYPE_CHECKING:
     from postward.model import Endpoint
@@ -48,7 +50,7 @@ class TcpNetwork:
                 raise ConfigError(f"more than one IPv{version} address to connect from", key="net.source")
             self._source[version] = text
 
-    async def open_stream(self, endpoint: Endpoint) -> trio.SocketStream:
+    async def open_stream(self, endpoint: Endpoint) -> SocketStream:
         """Connect. Raises `OSError`; the caller bounds the time."""
         try:
             ip = ipaddress.ip_address(endpoint.address)
@@ -59,14 +61,13 @@ class TcpNetwork:
         port = self._port_map.get(endpoint.port, endpoint.port)
         found = await trio.socket.getaddrinfo(endpoint.address, port, type=trio.socket.SOCK_STREAM, flags=flags)
         family, kind, _, _, address = found[0]
-        sock = trio.socket.socket(family, kind)
+        plain = socket.socket(family, kind)
+        sock = trio.socket.from_stdlib_socket(plain)
         try:
             if source := self._source.get(ip.version):
                 await sock.bind((source, 0))
             await sock.connect(address)
-            stream = trio.SocketStream(sock)
-            stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+            return SocketStream(plain)
         except BaseException:
             sock.close()
             raise
-        return stream

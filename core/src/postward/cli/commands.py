@@ -25,6 +25,7 @@ class PluginVerbs:
         self._plugin = plugin
         self._typer = typer.Typer(no_args_is_help=True, help=f"Commands of the plugin {plugin}.")
         self._typer.callback()(_nothing)
+        self._groups: dict[str, typer.Typer] = {}
         self._names: list[str] = []
 
     @property
@@ -33,18 +34,34 @@ class PluginVerbs:
         return tuple(self._names)
 
     def add(self, function: Callable[..., Any], name: str | None = None, help: str | None = None) -> None:
-        """Add a verb. Raises `PluginError` for a name that is taken and for an async function."""
+        """Add a verb; `group verb` adds to a group. Raises `PluginError` for a name that is taken and for an async function."""
         verb = name or function.__name__.replace("_", "-")
-        if verb in self._names:
+        if verb in self._names or verb in self._groups:
             raise PluginError(self._plugin, f"command {verb!r} is added twice")
         if iscoroutinefunction(function):
             raise PluginError(self._plugin, f"command {verb!r} is async; make it a plain `def` and call commands.run(work)")
-        self._typer.command(verb, help=help)(function)
+        group, _, last = verb.rpartition(" ")
+        self._group(group).command(last, help=help)(function)
         self._names.append(verb)
+
+    def _group(self, name: str) -> typer.Typer:
+        if not name:
+            return self._typer
+        if name in self._names:
+            raise PluginError(self._plugin, f"command {name!r} is a verb and cannot have verbs below it")
+        if name not in self._groups:
+            group = self._groups[name] = typer.Typer(no_args_is_help=True)
+            group.callback()(_nothing)
+            self._typer.add_typer(group, name=name, help=f"Commands about the {name}.")
+        return self._groups[name]
 
     def run(self, work: Callable[[Core], Awaitable[int | None]]) -> int:
         """Assemble the program, run `work(core)` in it, and give its exit code."""
         import trio
+
+        from postward.cli.site import act_as_owner
+
+        act_as_owner(self._app.config.core.data_dir)
 
         async def enter() -> int | None:
             async with self._app as app:

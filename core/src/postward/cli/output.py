@@ -28,6 +28,11 @@ def plugins_print_aside() -> AbstractContextManager[object]:
     return redirect_stdout(sys.stderr)
 
 
+def say(text: str) -> None:
+    """Print one line for people. What a terminal would obey is shown instead."""
+    sys.stdout.write(escape(text) + "\n")
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
     """Print rows: a table on a terminal (NO_COLOR is obeyed), aligned columns without frames elsewhere."""
     texts = [[escape(str(cell)) for cell in row] for row in rows]
@@ -35,6 +40,22 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
         _rich_table(columns, texts, title)
     else:
         _plain_table(columns, texts)
+
+
+def line(text: str = "", *, style: str = "", error: bool = False) -> None:
+    """Print one line, harmless whatever it holds: wrapped between words on a terminal, as it is elsewhere.
+
+    `style` is rich's, such as `bold red`. `error` sends it to standard error.
+    """
+    stream = sys.stderr if error else sys.stdout
+    text = escape(text)
+    if not text or not stream.isatty():
+        stream.write(text + "\n")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=error).print(Text(text, style))
 
 
 def _rich_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:

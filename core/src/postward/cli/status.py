@@ -15,6 +15,7 @@ from postward.log import escape
 if TYPE_CHECKING:
     from postward.cli.status_look import Found
     from postward.config import Config
+    from postward.dns import Health
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
@@ -95,6 +96,7 @@ def status_json(config: Config, found: Found) -> dict[str, Any]:
         "disk": {"free": found.free, "room": found.room},
         "dkim": found.keys,
         "listeners": found.listeners,
+        "resolver": None if found.resolver is None else _resolver_json(found.resolver),
         "attention": [{"what": one.what, "mend": one.mend} for one in found.attention],
     }
 
@@ -114,6 +116,8 @@ def _show(config: Config, found: Found) -> None:
     if found.free is not None:
         _line("disk", f"{octets(found.free)} free" + ("" if found.room else ", which is no room for mail"))
     _line("DKIM", ", ".join(_key(one) for one in found.keys) or "no keys: mail is not signed, and reports are not sent")
+    if found.resolver is not None:
+        _line("resolver", _resolver(found, found.resolver))
     if queue.top:
         typer.echo("")
         _show_destinations(found)
@@ -167,6 +171,27 @@ def _listener(one: dict[str, Any]) -> str:
 
 def _key(one: dict[str, Any]) -> str:
     return f"{one['selector']} of {one['domain']} ({one['algorithm'] or 'cannot be used'})"
+
+
+def _resolver_json(health: Health) -> dict[str, Any]:
+    return {
+        "validating": health.validating,
+        "since": seconds(health.since),
+        "tested": seconds(health.tested),
+        "problems": list(health.problems),
+        "outcomes": health.outcomes,
+    }
+
+
+def _resolver(found: Found, health: Health) -> str:
+    word = {True: "validates", False: "does not validate", None: "may or may not validate"}[health.validating]
+    sums: dict[str, int] = {}
+    for counts in health.outcomes.values():
+        for outcome, number in counts.items():
+            sums[outcome] = sums.get(outcome, 0) + number
+    told = ", ".join(f"{number:,} {outcome}" for outcome, number in sorted(sums.items(), key=lambda each: -each[1]))
+    lookups = f"; lookups: {told}" if told else ""
+    return f"{word}, asked {span(found.now - health.tested)} ago{lookups}"
 
 
 def _show_destinations(found: Found) -> None:

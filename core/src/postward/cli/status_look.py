@@ -1,4 +1,4 @@
-"""What `postward status` finds: service, queue, journal, reports, tables, disk, keys and listeners; and what needs attention.
+"""What `postward status` finds: service, queue, journal, reports, tables, disk, keys, listeners, resolver; what needs care.
 
 It only looks. What is not there yet, on a node that has never run, is no trouble; what cannot be looked at is, in one line.
 """
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from postward.cli.measures import count, octets
+from postward.dns.health import FILE as HEALTH_FILE
+from postward.dns.health import Health, load_health
 from postward.errors import PostwardError
 from postward.queue.figures import NOTHING, Figures
 from postward.queue.poke import NAME, Answer, Life, ask
@@ -52,6 +54,7 @@ class Found:
     room: bool = True
     keys: list[dict[str, Any]] = field(default_factory=list)
     listeners: list[dict[str, Any]] = field(default_factory=list)
+    resolver: Health | None = None
     attention: list[Attention] = field(default_factory=list)
 
     def needs(self, what: str, mend: str) -> None:
@@ -66,7 +69,7 @@ def look(config: Config, now: int) -> Found:
     data = config.core.data_dir
     act_as_owner(data)
     found = Found(now=now, service=ask(data / NAME))
-    for part in (_keys, _tables, _queue, _journal, _reports, _disk, _listeners, _service):
+    for part in (_keys, _tables, _queue, _journal, _reports, _disk, _listeners, _service, _resolver):
         _guarded(part, config, found)
     return found
 
@@ -240,6 +243,19 @@ def _service(config: Config, found: Found) -> None:
         found.needs(
             f"{count(waiting, 'recipient')} wait in the queue and no service answers on {config.core.data_dir / NAME}",
             "start postward run",
+        )
+
+
+def _resolver(config: Config, found: Found) -> None:
+    """What the service has found out about its resolver; what a service found that is gone says nothing."""
+    if found.service.life is not Life.RUNNING:
+        return
+    found.resolver = load_health(config.core.data_dir / HEALTH_FILE)
+    if found.resolver is not None and found.resolver.validating is False:
+        why = "; ".join(found.resolver.problems)
+        found.needs(
+            f"the resolver does not validate DNSSEC, so DANE is off{f': {why}' if why else ''}",
+            "run a validating resolver on this machine, such as unbound, and name it in [dns] nameservers",
         )
 
 

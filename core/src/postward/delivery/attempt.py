@@ -19,6 +19,7 @@ from postward.delivery.compose import Judged, authenticated, may_proceed, prior_
 from postward.delivery.offer import Offer
 from postward.model import (
     PASSED,
+    BytesContent,
     Endpoint,
     Failure,
     MxHost,
@@ -32,13 +33,14 @@ from postward.model import (
 from postward.names import Address, Domain
 from postward.smtp.client import Envelope, Reply, SmtpConnection, SmtpError
 from postward.smtp.client_protocol import too_many_recipients
+from postward.stream import SocketStream
 from postward.tls import TlsError, classify, client_handshake, late_alert
 
 if TYPE_CHECKING:
     from postward.clock import Clock
     from postward.hooks import Hooks
     from postward.net import Network
-    from postward.tls import TrustStore
+    from postward.tls import TlsStream, TrustStore
 
 CONNECT_LIMIT: Final = 30.0
 HANDSHAKE_LIMIT: Final = 60.0
@@ -213,7 +215,7 @@ class Dialler:
             return Verdict.fail(ResultType.VALIDATION_FAILURE, "policy-verification-failed", str(outcome.error))
         return outcome.value
 
-    async def _first_read(self, connection: SmtpConnection, stream: trio.SSLStream[trio.abc.Stream], session: Session) -> bool:
+    async def _first_read(self, connection: SmtpConnection, stream: TlsStream, session: Session) -> bool:
         try:
             hello = await connection.ehlo(str(self.hostname))
         except SmtpError as exc:
@@ -282,7 +284,8 @@ class Dialler:
                 envid=wish.envid if wish else "",
                 dsn=tuple(offer.requests[address] for address in left) if offer.requests else (),
             )
-            said = await connection.send(envelope, content.pieces() if content.whole is None else content.whole)
+            proper = isinstance(content, BytesContent) and content.proper
+            said = await connection.send(envelope, content.pieces() if content.whole is None else content.whole, proper=proper)
             replies.update(zip(left, said, strict=True))
             session.replies = tuple(replies[address] for address in offer.recipients)
             too_many = tuple(address for address, reply in zip(left, said, strict=True) if too_many_recipients(reply))
@@ -301,7 +304,7 @@ def refusal(verdicts: Judged) -> str:
 
 
 def _local_address(stream: trio.abc.Stream) -> str:
-    if isinstance(stream, trio.SocketStream):
+    if isinstance(stream, SocketStream):
         return str(stream.socket.getsockname()[0])
     return ""
 

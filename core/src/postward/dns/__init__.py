@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING, Any, Final
 from postward.dns.answer import Answer, DnsFailure, Resolver, Status
 
 if TYPE_CHECKING:
+    from postward.dns.health import Health
     from postward.dns.resolver import SystemResolver
     from postward.dns.selftest import SelfTest, self_test
     from postward.dns.zones import ZoneResolver
 
-__all__ = ["Answer", "DnsFailure", "Resolver", "SelfTest", "Status", "SystemResolver", "ZoneResolver", "self_test"]
+__all__ = ["Answer", "DnsFailure", "Health", "Resolver", "SelfTest", "Status", "SystemResolver", "ZoneResolver", "self_test"]
 
 # Pure modules import the answer types from here; they must not pay for trio and dnspython.
-_LAZY: Final = {"SelfTest": "selftest", "SystemResolver": "resolver", "ZoneResolver": "zones", "self_test": "selftest"}
+_LAZY: Final = {
+    "Health": "health",
+    "SelfTest": "selftest",
+    "SystemResolver": "resolver",
+    "ZoneResolver": "zones",
+    "self_test": "selftest",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ import trio
 from postward.dns import wire
 from postward.dns.answer import Answer
 from postward.dns.cache import AnswerCache, Key
+from postward.dns.health import Tally
 from postward.dns.nameserver import Nameserver, TrustAd, find_nameservers
 from postward.dns.selftest import SelfTest, self_test
 from postward.dns.transport import SocketTransport, Transport
@@ -45,7 +46,8 @@ class SystemResolver:
     `always`, or `never`. `timeout` bounds a question in all, `try_timeout` one exchange with one server; both seconds.
     `cache` is the number of answers kept, 0 for none. Raises `ConfigError` for servers that are none.
 
-    Once a self-test found that nobody validates, no answer counts as secure any more.
+    Once a self-test found that nobody validates, no answer counts as secure until one has found the opposite. `tally` counts
+    what lookups came to.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class SystemResolver:
         self.nameservers = find_nameservers(nameservers, trust_ad, resolv_conf)
         self.validating: bool | None = None
         self.problems: Sequence[str] = ()
+        self.tally = Tally()
         self._timeout, self._try_timeout, self._cache_size = timeout, try_timeout, cache
         self._transport: Transport = transport or SocketTransport()
         self._cache = AnswerCache(cache)
@@ -75,6 +78,9 @@ class SystemResolver:
         what the network or a name server did is in the answer.
         """
         domain, rdtype = Domain(name), rdtype.upper()
+        # First of all: a warm answer costs less than any of the checks, and what is in the cache has passed them.
+        if cached := self._cache.get((str(domain), rdtype), trio.current_time()):
+            return cached
         if domain.is_literal:
             raise InvalidName(f"an address literal has no DNS records: {domain}")
         try:
@@ -84,7 +90,9 @@ class SystemResolver:
         with trio.move_on_after(self._timeout):
             return await self._shared(domain, rdtype)
         detail = f"no answer within {self._timeout:g} s"
-        return wire.join(domain, rdtype, [wire.failed(dns.name.from_text(domain), "TIMEOUT", detail)])
+        answer = wire.join(domain, rdtype, [wire.failed(dns.name.from_text(domain), "TIMEOUT", detail)])
+        self.tally.note(answer)
+        return answer
 
     async def addresses(self, name: Domain) -> tuple[Answer, Answer]:
         """Ask for A and AAAA side by side, in this order."""
@@ -102,7 +110,10 @@ class SystemResolver:
         return found["A"], found["AAAA"]
 
     async def run_self_test(self, secure: str, bogus: str) -> SelfTest:
-        """Find out whether the name servers validate, past the cache, and remember it in `validating` and `problems`."""
+        """Find out whether the name servers validate, past the cache, and remember it in `validating` and `problems`.
+
+        Without evidence `validating` stays as it was: a resolver that is silent has not begun to validate.
+        """
         twin = SystemResolver(
             [str(server) for server in self.nameservers],
             timeout=self._timeout,
@@ -116,9 +127,10 @@ class SystemResolver:
             servers = ", ".join(str(server) for server in self.nameservers)
             hint = f"the AD bit of {servers} is not trusted: run a validating resolver on loopback, or see dns.trust_ad"
             result = SelfTest(validating=result.validating, problems=(hint, *result.problems))
-        if result.validating is not self.validating:
+        self.problems = result.problems
+        if result.validating is not None and result.validating is not self.validating:
             self._cache = AnswerCache(self._cache_size)
-        self.validating, self.problems = result.validating, result.problems
+            self.validating = result.validating
         return result
 
     async def _shared(self, name: Domain, rdtype: str) -> Answer:
@@ -138,6 +150,7 @@ class SystemResolver:
         try:
             async with self._slots:
                 flight.answer = await self._follow(name, rdtype)
+            self.tally.note(flight.answer)
             cache.put(key, flight.answer, trio.current_time())
             return flight.answer
         finally:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import h11
 import trio
 
-from postward.tls import TlsError, server_handshake
+from postward.tls import TlsError, TlsStream, server_handshake
 
 if TYPE_CHECKING:
     from postward.names import Domain
@@ -96,7 +96,7 @@ class WebHosts:
         front.sni_callback = choose
         return front
 
-    async def _request(self, stream: trio.SSLStream[trio.abc.Stream]) -> None:
+    async def _request(self, stream: TlsStream) -> None:
         connection = h11.Connection(h11.SERVER)
         request = await _next_event(connection, stream)
         if not isinstance(request, h11.Request):
@@ -118,14 +118,14 @@ class WebHosts:
         else:
             await _respond(connection, stream, 404, b"no such page\n")
 
-    async def _take(self, connection: h11.Connection, stream: trio.SSLStream[trio.abc.Stream], report: Posted) -> None:
+    async def _take(self, connection: h11.Connection, stream: TlsStream, report: Posted) -> None:
         if len(self.posted) >= MAX_KEPT:
             return await _respond(connection, stream, 507)
         self.posted.append(report)
         return await _respond(connection, stream, 201)
 
 
-async def _serve_policy(connection: h11.Connection, stream: trio.SSLStream[trio.abc.Stream], site: Site, host: str) -> None:
+async def _serve_policy(connection: h11.Connection, stream: TlsStream, site: Site, host: str) -> None:
     text = site.policy.encode()
     match site.serving:
         case Serving.MISSING:
@@ -146,7 +146,7 @@ async def _serve_policy(connection: h11.Connection, stream: trio.SSLStream[trio.
 
 async def _respond(
     connection: h11.Connection,
-    stream: trio.SSLStream[trio.abc.Stream],
+    stream: TlsStream,
     status: int,
     body: bytes = b"",
     *,
@@ -169,7 +169,7 @@ async def _respond(
     await stream.aclose()
 
 
-async def _body(connection: h11.Connection, stream: trio.SSLStream[trio.abc.Stream]) -> bytes | None:
+async def _body(connection: h11.Connection, stream: TlsStream) -> bytes | None:
     """The whole body; None when it is larger than allowed."""
     parts: list[bytes] = []
     size = 0
@@ -181,7 +181,7 @@ async def _body(connection: h11.Connection, stream: trio.SSLStream[trio.abc.Stre
     return b"".join(parts)
 
 
-async def _next_event(connection: h11.Connection, stream: trio.SSLStream[trio.abc.Stream]) -> h11.Event | None:
+async def _next_event(connection: h11.Connection, stream: TlsStream) -> h11.Event | None:
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:

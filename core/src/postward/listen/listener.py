@@ -19,6 +19,7 @@ import trio
 
 from postward.errors import ConfigError
 from postward.smtp.server import Closing, serve
+from postward.stream import SocketStream
 from postward.tls import server_context
 
 if TYPE_CHECKING:
@@ -106,16 +107,21 @@ class Listeners:
         self._accepting.cancel()
         self._closing.begin()
         for door in self._doors:
+            if door.socket.fileno() >= 0:
+                trio.lowlevel.notify_closing(door.socket)
             door.socket.close()
         with trio.move_on_after(within):
             while self._clients:
                 await self._gone.wait()
 
     async def _accept(self, number: int, door: Door, clients: trio.Nursery) -> None:
-        listening = trio.socket.from_stdlib_socket(door.socket)
         while True:
             try:
-                accepted, address = await listening.accept()
+                await trio.lowlevel.wait_readable(door.socket)
+                accepted, address = door.socket.accept()
+            except BlockingIOError:
+                # Another worker took it.
+                continue
             except OSError as exc:
                 if exc.errno in (errno.EBADF, errno.EINVAL):
                     raise
@@ -125,9 +131,7 @@ class Listeners:
                 await trio.sleep(0 if exc.errno in _GONE else _BREATHE)
                 continue
             peer = address[0] if isinstance(address, tuple) else ""
-            stream = trio.SocketStream(accepted)
-            with suppress(OSError):
-                stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            stream = SocketStream(accepted)
             key = (number, peer)
             too_many = bool(peer) and self._from[key] >= door.entry.max_per_client
             if too_many or self._at[number] >= door.entry.max_clients:
@@ -138,7 +142,7 @@ class Listeners:
             self._from[key] += 1
             clients.start_soon(self._client, door, stream, key)
 
-    async def _client(self, door: Door, stream: trio.SocketStream, key: tuple[int, str]) -> None:
+    async def _client(self, door: Door, stream: SocketStream, key: tuple[int, str]) -> None:
         try:
             await serve(stream, door.handler, door.settings, peer=key[1], closing=self._closing)
         except Exception:  # noqa: BLE001 - one client's trouble must not end the others
@@ -153,7 +157,7 @@ class Listeners:
             gone, self._gone = self._gone, trio.Event()
             gone.set()
 
-    async def _turn_away(self, stream: trio.SocketStream, peer: str) -> None:
+    async def _turn_away(self, stream: SocketStream, peer: str) -> None:
         self._log.warning("too-many-connections", peer=peer or "unix")
         with trio.move_on_after(_BUSY_WITHIN), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await stream.send_all(_BUSY)

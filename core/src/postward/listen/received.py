@@ -12,6 +12,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import lru_cache
 from typing import Final
 
 from postward.errors import InvalidName
@@ -112,7 +113,12 @@ def _shown(text: str) -> str:
 
 
 def _date(instant: int) -> str:
-    return format_datetime(datetime.fromtimestamp(instant // MICROSECONDS, UTC))
+    return _date_of(instant // MICROSECONDS)
+
+
+@lru_cache(maxsize=4)
+def _date_of(second: int) -> str:
+    return format_datetime(datetime.fromtimestamp(second, UTC))
 
 
 def _folded(name: str, clauses: list[str]) -> str:

@@ -19,7 +19,7 @@ from postward.log import fresh_cid
 from postward.model import TlsWish
 from postward.model.content import MAX_HEADER
 from postward.names import Address, Domain, IpAddress
-from postward.queue.types import NewMessage, NewRecipient
+from postward.queue.types import Job, NewMessage, NewRecipient
 from postward.smtp.server import Refusal, Reply
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _NOT_HERE: Final = Reply(550, ("no mail is sent to that address",), "5.1.2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What all listeners share. `queued` is told the destinations of a message that has been committed.
+    """What all listeners share. `queued` is told the destinations of a message that has been committed, and the jobs at hand.
 
     `room(size)` says whether a message of that size may be taken.
     """
@@ -57,7 +57,7 @@ class Services:
     signer: Signer
     log: FilteringBoundLogger
     room: Callable[[int], bool]
-    queued: Callable[[Collection[Domain]], None]
+    queued: Callable[[Collection[Domain], Sequence[Job]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ class _Incoming:
     def __init__(self, services: Services, session: Session, envelope: Envelope, *, submission: bool) -> None:
         self._services, self._session, self._envelope = services, session, envelope
         self._submission = submission
-        self._writer: Writer = services.queue.writer()
+        self._writer: Writer = services.queue.writer(proper=True)
         self._hasher = BodyHasher() if services.signer.domains else None
         self._head = bytearray()
         self._header: bytes | None = None
@@ -197,7 +197,7 @@ class _Incoming:
             head=self._head_fields(header, cid, now),
         )
         try:
-            await self._writer.commit(message)
+            jobs = await self._writer.commit(message)
         except (StoreError, OSError) as exc:
             services.log.error("message-not-stored", peer=session.peer, error=str(exc))
             return _NOT_STORED
@@ -215,7 +215,7 @@ class _Incoming:
             tls=session.tls.protocol if session.tls else None,
             requiretls=message.wish is TlsWish.REQUIRE or None,
         )
-        services.queued({recipient.address.domain for recipient in message.recipients})
+        services.queued({recipient.address.domain for recipient in message.recipients}, jobs)
         return Reply(250, (f"queued as {cid}",), "2.0.0")
 
     async def abort(self) -> None:

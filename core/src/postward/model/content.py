@@ -35,11 +35,12 @@ class Content(Protocol):
 
 
 class BytesContent:
-    """A message in memory."""
+    """A message in memory. `proper` where somebody has made sure that all its lines end in CRLF."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, proper: bool = False) -> None:
         self.whole = data
         self.size = len(data)
+        self.proper = proper
 
     @cached_property
     def eight_bit(self) -> bool:
@@ -62,8 +63,12 @@ def header_of(content: bytes) -> bytes:
     head = content[:MAX_HEADER]
     if head.startswith((b"\r\n", b"\n")):
         return b""
-    ends = [end for end in (head.find(b"\r\n\r\n"), head.find(b"\n\n")) if end >= 0]
-    return head[: min(ends)] if ends else head
+    end = head.find(b"\r\n\r\n")
+    if end >= 0:
+        head = head[:end]
+    # Content from elsewhere may have other line ends.
+    end = head.find(b"\n\n")
+    return head[:end] if end >= 0 else head
 
 
 def as_content(data: bytes | Content) -> Content:

@@ -148,9 +148,10 @@ class Admin:
             self._announce()
         return changed
 
-    async def _insert(self, entry: Entry) -> None:
-        await self._write(entry.insert)
+    async def _insert(self, entry: Entry) -> int:
+        number = await self._write(entry.insert)
         self._announce()
+        return number
 
     async def _write(self, fn: Callable[[Connection], T]) -> T:
         try:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FIRST_LANES: Final = 2
 CLAIM: Final = 50
+HANDED_OVER: Final = 200
 
 Claim = Callable[["Destination", int], Awaitable["list[Job]"]]
 
@@ -52,6 +53,19 @@ class Destination:
         """Something was queued: a lane that waits is to look."""
         self._more = True
         self._waiting.unpark()
+
+    def offer(self, job: Job) -> bool:
+        """Take a job that was committed this moment, so that nobody has to read it. False: it has to be looked for.
+
+        Not while jobs are read, which may bring the same one again after it has been settled; nor before older mail that
+        nobody has looked for.
+        """
+        if self.dead or self._claiming or self._more or len(self._jobs) >= HANDED_OVER:
+            return False
+        self.taken[job.message.id] += 1
+        self._jobs.append(job)
+        self._waiting.unpark()
+        return True
 
     def succeeded(self) -> None:
         """Mail got through: one more lane may work."""

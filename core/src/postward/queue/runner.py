@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +20,8 @@ from postward.errors import StoreError
 from postward.log import correlated_as
 from postward.model import MICROSECONDS, Delivery, Message, TlsResult
 from postward.queue.destination import CLAIM, FIRST_LANES, Destination
-from postward.queue.outcome import Outcome, outcome_of, without_reply
+from postward.queue.ending import AFTER_TROUBLE, Endings, RunnerCounts
+from postward.queue.outcome import outcome_of, without_reply
 from postward.queue.retry import RULES, RetryRules, pause_for
 
 if TYPE_CHECKING:
@@ -32,29 +32,19 @@ if TYPE_CHECKING:
     from postward.names import Domain
     from postward.queue.bounce import Bouncer
     from postward.queue.store import Queue
-    from postward.queue.types import BounceMail, Job
+    from postward.queue.types import Job
 
 LANES: Final = 400
 PER_DESTINATION: Final = 10
 IDLE: Final = 2.0
 TURN: Final = 10.0
 LOOK_AGAIN: Final = 30 * MICROSECONDS
-AFTER_TROUBLE: Final = 5.0
 HELD_BYTES: Final = 32 * 1024 * 1024
 CLAIMS_AT_ONCE: Final = 4
+REMEMBERED_SECONDS: Final = 10.0
+"""So long it is known that a job has been settled; who tells of jobs from elsewhere must do it in much less."""
 _REMEMBERED: Final = 10_000
 _CRASHED: Final = "451 4.3.0 delivering this message failed unexpectedly; the log says more"
-
-
-@dataclass(slots=True)
-class RunnerCounts:
-    """What has happened since the start, and what goes on now."""
-
-    delivered: int = 0
-    deferred: int = 0
-    failed: int = 0
-    lanes: int = 0
-    destinations: int = 0
 
 
 class Runner:
@@ -76,17 +66,19 @@ class Runner:
         rules: RetryRules = RULES,
         announce: Callable[[Collection[Domain]], None] | None = None,
     ) -> None:
-        self._announce = announce or self.wake
         self._queue, self._pipeline, self._bouncer = queue, pipeline, bouncer
         self._clock, self._log, self._rules = clock, log, rules
         self._most, self._per_destination = lanes, per_destination
         self.counts = RunnerCounts()
+        self._endings = Endings(queue, bouncer, clock, log, counts=self.counts, announce=announce or self.wake)
         self._active: dict[Domain, Destination] = {}
         # How often in a row no server of a destination could be spoken to.
         self._silent: OrderedDict[Domain, int] = OrderedDict()
         # Destinations that made room for others, and come again behind them.
         self._rested: set[Domain] = set()
         self._nursery: trio.Nursery | None = None
+        # Jobs that were settled a short while ago, of which another process may still tell.
+        self._done: OrderedDict[tuple[int, Domain], float] = OrderedDict()
         self._kicked = trio.Event()
         self._wanted = False
         self._held = 0
@@ -94,13 +86,17 @@ class Runner:
         self._stopping = False
         self._empty = trio.Event()
 
-    def wake(self, domains: Collection[Domain]) -> None:
-        """Mail for these destinations has been queued."""
+    def wake(self, domains: Collection[Domain], jobs: Sequence[Job] = ()) -> None:
+        """Mail for these destinations has been queued: `jobs`, as far as they are at hand, committed this moment."""
+        at_hand: dict[Domain, list[Job]] = {}
+        for job in jobs:
+            at_hand.setdefault(job.domain, []).append(job)
         for domain in domains:
             if (destination := self._active.get(domain)) is None:
                 self.kick()
                 continue
-            destination.more()
+            if domain not in at_hand or not all(self._hand_over(destination, job) for job in at_hand[domain]):
+                destination.more()
             if self._nursery is not None and self._may_grow(destination):
                 # Those that are there may be at work for long.
                 self._start_lane(self._nursery, destination)
@@ -110,6 +106,22 @@ class Runner:
         for destination in self._active.values():
             destination.more()
         self.kick()
+
+    def _hand_over(self, destination: Destination, job: Job) -> bool:
+        """Whether nobody needs to look for this job, because it was taken or has been done already."""
+        number = job.message.id
+        if number in destination.taken or (number, job.domain) in self._done:
+            return True
+        if self._held > HELD_BYTES or not destination.offer(job):
+            return False
+        self._held += _in_memory(job)
+        return True
+
+    def _remember(self, job: Job) -> None:
+        now = trio.current_time()
+        self._done[job.message.id, job.domain] = now
+        while now - next(iter(self._done.values())) > REMEMBERED_SECONDS:
+            self._done.popitem(last=False)
 
     def kick(self) -> None:
         """Look into the queue now."""
@@ -279,8 +291,8 @@ class Runner:
             crashed = delivery is None
             delivery = delivery or without_reply(job, _CRASHED)
             outcome = outcome_of(job, delivery, self._clock.now(), rules=self._rules)
-            await self._settle(job, outcome, results)
-            self._tell(job, delivery, outcome)
+            await self._endings.write(job, delivery, outcome, results)
+            self._remember(job)
         if crashed:
             return
         if not outcome.dead:
@@ -299,8 +311,7 @@ class Runner:
                 delivery = without_reply(job, reply)
                 with correlated_as(job.message.cid):
                     outcome = outcome_of(job, delivery, self._clock.now(), rules=self._rules)
-                    await self._settle(job, outcome, [])
-                    self._tell(job, delivery, outcome)
+                    await self._endings.write(job, delivery, outcome, [])
 
     async def _deliver(
         self, domain: Domain, message: Message, keeper: Keeper, results: list[TlsResult], *, first: bool
@@ -311,63 +322,6 @@ class Runner:
             self._log.exception("delivery-crashed", domain=domain)
             await keeper.close("the delivery of a message crashed")
             return None
-
-    async def _settle(self, job: Job, outcome: Outcome, results: list[TlsResult]) -> None:
-        """Store what became of a job, however long that takes: until then, it must not be done again."""
-        # What a server has taken would be sent again if the end of the program came in between.
-        with trio.CancelScope(shield=True):
-            bounces = await self._notices(job, outcome)
-            stored = await self._store(job, outcome, results, bounces)
-        while not stored:
-            await trio.sleep(AFTER_TROUBLE)
-            stored = await self._store(job, outcome, results, bounces)
-        if bounces:
-            self._announce({recipient.address.domain for mail in bounces for recipient in mail.message.recipients})
-
-    async def _notices(self, job: Job, outcome: Outcome) -> list[BounceMail]:
-        try:
-            return await self._bouncer.notices(job, outcome)
-        except Exception:  # noqa: BLE001 - a notice that cannot be written must not have the message sent again
-            self._log.exception("notice-not-written", sender=str(job.message.sender))
-            return []
-
-    async def _store(self, job: Job, outcome: Outcome, results: list[TlsResult], bounces: list[BounceMail]) -> bool:
-        try:
-            await self._queue.settle(job, outcome.ends, results=results, bounces=bounces)
-        except StoreError as exc:
-            self._log.error("outcome-not-stored", error=str(exc), again_in_seconds=AFTER_TROUBLE)
-        except ValueError:
-            if not bounces:
-                raise
-            self._log.exception("notice-not-written", sender=str(job.message.sender))
-            bounces.clear()
-            return await self._store(job, outcome, results, bounces)
-        else:
-            return True
-        return False
-
-    def _tell(self, job: Job, delivery: Delivery, outcome: Outcome) -> None:
-        now = self._clock.now()
-        for recipient, end in zip(job.recipients, outcome.ends, strict=True):
-            if end.state == "delivered":
-                self.counts.delivered += 1
-            elif end.state == "failed":
-                self.counts.failed += 1
-                if job.message.sender is None:
-                    # Nobody is told by mail, so at least whoever reads the log is.
-                    self._log.error("undeliverable-for-good", recipient=str(recipient.address), bounce=job.message.is_bounce)
-            else:
-                self.counts.deferred += 1
-            self._log.info(
-                f"message-{end.state}",
-                sender=str(job.message.sender or "<>"),
-                recipient=str(recipient.address),
-                host=end.host or (str(delivery.attempts[-1].host) if delivery.attempts else ""),
-                reply=end.reply,
-                attempt=recipient.attempts + 1,
-                waited_seconds=(now - job.message.received) // MICROSECONDS,
-                again_in_seconds=(end.next_try - now) // MICROSECONDS if end.next_try else None,
-            )
 
     async def _wait_with(self, destination: Destination) -> None:
         """No server of it said a word, so the rest of its mail would fare no better: the whole destination waits."""

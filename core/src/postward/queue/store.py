@@ -60,9 +60,9 @@ class Queue(Admin):
         super().__init__(node_db, spool_dir, clock)
         self._journal, self._shards, self._longest_wait = journal, shards, longest_wait
 
-    def writer(self) -> Writer:
-        """Begin a message. Its `commit` or `abort` must be called."""
-        return Writer(self._spool, self._insert)
+    def writer(self, *, proper: bool = False) -> Writer:
+        """Begin a message. Its `commit` or `abort` must be called. `proper` where its lines are known to end in CRLF."""
+        return Writer(self._spool, self._insert, proper=proper)
 
     async def put(self, mail: BounceMail) -> None:
         """Queue a message of our own."""

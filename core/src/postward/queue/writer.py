@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import trio
 
 from postward.errors import StoreError
+from postward.queue.handover import jobs_of
 from postward.queue.rows import Entry
 from postward.queue.spool import spool_trouble
 from postward.queue.types import INLINE_BYTES
 
 if TYPE_CHECKING:
     from postward.queue.spool import Spool, SpoolFile
-    from postward.queue.types import NewMessage
+    from postward.queue.types import Job, NewMessage
 
 
 class Writer:
@@ -23,10 +24,10 @@ class Writer:
     End it by `commit` or `abort`; `abort` behind `commit` does nothing, so it fits into a `finally`.
     """
 
-    def __init__(self, spool: Spool, insert: Callable[[Entry], Awaitable[None]]) -> None:
+    def __init__(self, spool: Spool, insert: Callable[[Entry], Awaitable[int]], *, proper: bool = False) -> None:
         self.size = 0
         self.eight_bit = False
-        self._spool, self._insert = spool, insert
+        self._spool, self._insert, self._proper = spool, insert, proper
         self._parts: list[bytes] = []
         self._held = 0
         self._file: SpoolFile | None = None
@@ -41,15 +42,17 @@ class Writer:
         if self._held > INLINE_BYTES:
             await self._to_file(self._spill)
 
-    async def commit(self, message: NewMessage) -> None:
-        """Queue the message: it is on disk when this returns.
+    async def commit(self, message: NewMessage) -> tuple[Job, ...]:
+        """Queue the message: it is on disk when this returns. Of a small message, the jobs that a claim would find.
 
         Raises `StoreError` when it could not be stored, and `ValueError` for a message that never can be, such as one without
         recipients or with text that is no Unicode; then nothing of it is left.
         """
         try:
-            await self._insert(await self.entry(message))
+            entry = await self.entry(message)
+            number = await self._insert(entry)
             self.keep()
+            return () if entry.body is None else jobs_of(message, number, entry.body, proper=self._proper)
         finally:
             await self.abort()
 

@@ -7,7 +7,6 @@ is finished, and what is queued stays on disk.
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,11 +25,12 @@ from postward.listen.users import Users
 from postward.model import MICROSECONDS
 from postward.names import Address, Domain
 from postward.queue.bounce import Bouncer
-from postward.queue.disk import room
+from postward.queue.disk import Room
 from postward.queue.poke import NAME, listen
 from postward.queue.retry import RetryRules
 from postward.queue.runner import Runner
-from postward.queue.types import Shards, shard_of
+from postward.queue.types import Shards
+from postward.service.between import Between
 from postward.smtp.server import ServerSettings
 from postward.supervise import keep_running
 
@@ -41,14 +41,11 @@ if TYPE_CHECKING:
     from postward.app import App
     from postward.config import Config, ListenConfig
     from postward.queue.store import Queue
+    from postward.queue.types import Job
     from postward.service.workers import Place
 
 CLIENTS_MAY_FINISH: Final = 10.0
 DELIVERIES_MAY_FINISH: Final = 30.0
-_BETWEEN: Final = "\n"
-_ALL: Final = b"*"
-_NAMES: Final = 100
-_DATAGRAM: Final = 65536
 _HOUR: Final = 3600 * MICROSECONDS
 
 
@@ -71,7 +68,8 @@ class MailService:
 
     def __init__(self, app: App, sockets: Sequence[socket.socket], place: Place | None = None) -> None:
         config = app.config
-        self._app, self._log, self._place = app, app.log, place
+        # Bound once: a logger that is not yet makes itself anew for each line.
+        self._app, self._log = app, app.log.bind()
         self.queue: Queue = app.queue
         self._shards = shards_of(place)
         self._data_dir = config.core.data_dir
@@ -80,7 +78,7 @@ class MailService:
             pipeline=app.pipeline,
             bouncer=Bouncer(hostname=config.core.hostname, signer=app.signer, clock=app.clock, log=app.log),
             clock=app.clock,
-            log=app.log,
+            log=self._log,
             lanes=config.delivery.connections // self._shards.count or 1,
             per_destination=config.delivery.connections_per_destination,
             announce=self.wake,
@@ -90,19 +88,20 @@ class MailService:
                 tell_delay=int(config.delivery.delay_notice_hours * _HOUR),
             ),
         )
+        self._between = Between(place, self.runner.wake, self.runner.wake_all) if place is not None else None
         self._certificates: list[Certificate] = []
         services = Services(
             hostname=config.core.hostname,
             queue=self.queue,
             clock=app.clock,
             signer=app.signer,
-            log=app.log,
-            room=self._room,
+            log=self._log,
+            room=Room(self._data_dir).has,
             queued=self.wake,
         )
         self._intake = self._make_intake(services)
         doors = [self._door(number, entry, services, sockets[number]) for number, entry in enumerate(config.listen)]
-        self.listeners = Listeners(doors, app.log)
+        self.listeners = Listeners(doors, self._log)
 
     def _door(self, number: int, entry: ListenConfig, services: Services, sock: socket.socket) -> Door:
         where = f"listen[{number}]"
@@ -162,8 +161,8 @@ class MailService:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.listeners.run)
             nursery.start_soon(keep_running, "queue", self._deliver, self._log)
-            if self._place is not None:
-                nursery.start_soon(self._listen_to_others, self._place)
+            if self._between is not None:
+                nursery.start_soon(self._between.run)
             if self._shards.index == 0:
                 await nursery.start(listen, self._data_dir / NAME, self._wake_all)
             task_status.started()
@@ -188,35 +187,16 @@ class MailService:
 
     # --- between listeners and runners ---
 
-    def wake(self, domains: Collection[Domain]) -> None:
-        """Mail for these destinations is in the queue: tell the runners that they belong to."""
+    def wake(self, domains: Collection[Domain], jobs: Sequence[Job] = ()) -> None:
+        """Mail for these destinations is in the queue, with `jobs` at hand: tell the runners that they belong to."""
         own = [domain for domain in domains if self._shards.has(domain)]
         if own:
-            self.runner.wake(own)
-        if self._place is not None and len(own) < len(domains):
-            for index, socket_of in enumerate(self._place.wakes):
-                theirs = [domain for domain in domains if shard_of(domain) % self._place.count == index]
-                for start in range(0, len(theirs) if index != self._place.index else 0, _NAMES):
-                    # One whose inbox is full has enough to do, and looks by itself from time to time.
-                    with suppress(OSError):
-                        socket_of.send(_BETWEEN.join(theirs[start : start + _NAMES]).encode())
-
-    async def _listen_to_others(self, place: Place) -> None:
-        inbox = trio.socket.from_stdlib_socket(place.inbox)
-        while True:
-            data = await inbox.recv(_DATAGRAM)
-            if data == _ALL:
-                self.runner.wake_all()
-            else:
-                self.runner.wake([Domain(name) for name in data.decode().split(_BETWEEN)])
+            self.runner.wake(own, jobs)
+        if self._between is not None and len(own) < len(domains):
+            self._between.tell(domains, jobs)
 
     def _wake_all(self) -> None:
         """An operator has changed the queue: every worker is to look at all of its part."""
         self.runner.wake_all()
-        for index, inbox in enumerate(self._place.wakes if self._place else ()):
-            if index != self._shards.index:
-                with suppress(OSError):
-                    inbox.send(_ALL)
-
-    def _room(self, size: int) -> bool:
-        return room(self._data_dir, size=size)
+        if self._between is not None:
+            self._between.tell_all()

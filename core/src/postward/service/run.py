@@ -5,6 +5,7 @@ SIGTERM and SIGINT end it cleanly; SIGHUP reads certificates again. A worker als
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -74,6 +75,7 @@ async def running(config: Config, place: Place | None = None) -> AsyncIterator[R
 async def run_service(config: Config, place: Place | None = None) -> None:
     """Run until told to stop. `place` is that of a worker. Raises `PostwardError` for what makes it impossible to start."""
     log: FilteringBoundLogger = structlog.get_logger("postward")
+    _look_for_garbage_less_often()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with running(config, place) as service, trio.open_nursery() as nursery:
             if place is not None:
@@ -82,6 +84,13 @@ async def run_service(config: Config, place: Place | None = None) -> None:
             await _until_stopped(signals, service.mail, log)
             nursery.cancel_scope.cancel()
     log.info("stopped")
+
+
+def _look_for_garbage_less_often() -> None:
+    """What is imported stays, and what a message needs goes by reference counts, so looking for cycles finds little."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _sockets(config: Config, stack: AsyncExitStack, *, own: bool) -> Sequence[socket.socket]:

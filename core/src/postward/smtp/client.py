@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from postward.smtp.client_protocol import ClientProtocol, Step, Transaction
-from postward.smtp.content import DotStuffer, has_proper_lines
+from postward.smtp.content import DotStuffer, has_proper_lines, stuffed
 from postward.smtp.envelope import Envelope
 from postward.smtp.reply import Limits, Reply, SmtpError
 
@@ -124,14 +124,17 @@ class SmtpConnection:
         self.stream = stream
         self._protocol.upgraded()
 
-    async def send(self, envelope: Envelope, content: bytes | AsyncIterable[bytes]) -> tuple[Reply, ...]:
+    async def send(
+        self, envelope: Envelope, content: bytes | AsyncIterable[bytes], *, proper: bool = False
+    ) -> tuple[Reply, ...]:
         """Send one message; the deciding reply of each recipient, in order.
 
-        The content goes out as it is but for its dots, with a CRLF at its end; it must have CRLF lines (`to_crlf`). What the
-        server cannot take by its own word (RFC 1870, 6152, 6531) is refused here without being sent. After an `SmtpError`
-        no recipient counts as delivered, and the message is to be tried again; `content_begun` says whether any of it went out,
-        without which it cannot come twice. The requests of RFC 3461 go to a server with `DSN` among its `extensions`; from
-        another one nobody will hear, so who asked for success is to be told here (RFC 3461 §5.2.2).
+        The content goes out as it is but for its dots, with a CRLF at its end; it must have CRLF lines (`to_crlf`), which is
+        not looked at again where the caller knows it (`proper`). What the server cannot take by its own word (RFC 1870,
+        6152, 6531) is refused here without being sent. After an `SmtpError` no recipient counts as delivered, and the message
+        is to be tried again; `content_begun` says whether any of it went out, without which it cannot come twice. The requests
+        of RFC 3461 go to a server with `DSN` among its `extensions`; from another one nobody will hear, so who asked for
+        success is to be told here (RFC 3461 §5.2.2).
 
         Streamed content is as long and as 8-bit as the envelope says. When it cannot be read to its end the kind is `content`.
         """
@@ -140,7 +143,7 @@ class SmtpConnection:
             if not isinstance(content, bytes):
                 transaction = Transaction(self._protocol, envelope, size=envelope.size, eight_bit=envelope.eight_bit)
                 return await self._transact(transaction, content)
-            if not has_proper_lines(content):
+            if not proper and not has_proper_lines(content):
                 return (Reply(554, ("the content has a line end other than CRLF",), "5.6.0"),) * len(envelope.recipients)
             transaction = Transaction(
                 self._protocol,
@@ -180,8 +183,7 @@ class SmtpConnection:
             if not self.content_begun:
                 await self._write(b".\r\n")
             elif isinstance(content, bytes) and len(content) <= _BLOCK:
-                stuffer = DotStuffer()
-                await self._write(stuffer.feed(content) + stuffer.finish())
+                await self._write(stuffed(content))
             else:
                 await self._write_watching(transaction, content)
             await self._take_replies(transaction)

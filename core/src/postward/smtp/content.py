@@ -33,6 +33,14 @@ def has_proper_lines(content: bytes) -> bool:
     return content.count(b"\n") == pairs and content.count(b"\r") == pairs
 
 
+def stuffed(content: bytes) -> bytes:
+    """A whole message with proper lines as DATA wants it, with its end."""
+    dots = content.replace(b"\r\n.", b"\r\n..")
+    if dots.startswith(b"."):
+        dots = b"." + dots
+    return dots + (b".\r\n" if not dots or dots.endswith(CRLF) else b"\r\n.\r\n")
+
+
 class DotStuffer:
     """Makes content fit for DATA, piece by piece: a dot before each line that starts with one, and CRLF at the very end."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from postward.errors import PostwardError
@@ -85,11 +86,17 @@ class Reply:
 
     def encode(self) -> bytes:
         """The reply on the wire: ASCII, controls made visible, long lines broken, enhanced code on every line (RFC 2034 §4)."""
-        prefix = f"{self.enhanced} " if self.enhanced else ""
-        texts = [part for line in self.lines or ("",) for part in _broken(visible(line))]
-        last = len(texts) - 1
-        rows = [f"{self.code}{' ' if index == last else '-'}{prefix}{text}" for index, text in enumerate(texts)]
-        return "".join(f"{row.rstrip()}\r\n" for row in rows).encode("ascii", "backslashreplace")
+        return _encoded(self)
+
+
+@lru_cache(maxsize=64)
+def _encoded(reply: Reply) -> bytes:
+    # A server says the same few things all day.
+    prefix = f"{reply.enhanced} " if reply.enhanced else ""
+    texts = [part for line in reply.lines or ("",) for part in _broken(visible(line))]
+    last = len(texts) - 1
+    rows = [f"{reply.code}{' ' if index == last else '-'}{prefix}{text}" for index, text in enumerate(texts)]
+    return "".join(f"{row.rstrip()}\r\n" for row in rows).encode("ascii", "backslashreplace")
 
 
 class Refusal(Exception):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import Final, Protocol, TypeVar
 
 import structlog
@@ -22,7 +22,7 @@ from postward.smtp.reply import Refusal, Reply
 from postward.smtp.server_events import Begin, Drop, Event, Login, Mail, Piece, Rcpt
 from postward.smtp.server_protocol import ServerProtocol
 from postward.smtp.settings import ServerSettings, ServerTimeouts, Session
-from postward.tls import TlsError, server_handshake
+from postward.tls import TlsError, TlsStream, server_handshake
 
 __all__ = ["Closing", "Envelope", "Handler", "Refusal", "Reply", "ServerSettings", "ServerTimeouts", "Session", "Sink", "serve"]
 
@@ -155,6 +155,8 @@ class _Connection:
         self._sink: Sink | None = None
         # The number of the awaited command and when it must be here; when the message began, and octets since then.
         self._progress, self._until = -1, math.inf
+        # One scope bounds all waits for the client, because one for each costs more than what it waits for.
+        self._scope = trio.CancelScope()
         self._begin, self._octets = 0.0, 0
 
     async def run(self) -> None:
@@ -162,17 +164,26 @@ class _Connection:
             await self._start_tls()
         self._protocol.greet()
         try:
-            while not self._protocol.closed:
-                event = await self._next_event()
-                if event is not None:
-                    await self._act(event)
-                elif not self._protocol.closed:
-                    break
-            await self._flush()
-            self._clean = True
+            with self._scope:
+                await self._converse()
+            if self._scope.cancelled_caught:
+                if not self._closing.begun or self._protocol.in_message:
+                    raise trio.TooSlowError
+                await self.leave(_ENDING)
+                self._clean = not self._half_said
         except trio.TooSlowError:
             await self.leave(Reply(421, ("you took too long",), "4.4.2"))
             raise
+
+    async def _converse(self) -> None:
+        while not self._protocol.closed:
+            event = await self._next_event()
+            if event is not None:
+                await self._act(event)
+            elif not self._protocol.closed:
+                break
+        await self._flush()
+        self._clean = True
 
     async def leave(self, reply: Reply) -> None:
         """Say a last word to whoever still listens."""
@@ -184,7 +195,7 @@ class _Connection:
     async def aclose(self) -> None:
         if self._clean:
             with trio.move_on_after(_CLOSE_WITHIN), suppress(*_LOST):
-                if isinstance(self._stream, trio.SSLStream):
+                if isinstance(self._stream, TlsStream):
                     # close_notify (RFC 8446 §6.1): some clients take an end without it for a failure.
                     await self._stream.unwrap()
                 await self._transport.aclose()
@@ -204,27 +215,27 @@ class _Connection:
             _log.error("smtp.abort-too-slow", peer=self._session.peer)
 
     async def _next_event(self) -> Event | None:
-        """The next thing to decide; None at the end, by the client or by the machine."""
+        """The next thing to decide; None at the end."""
         protocol = self._protocol
         event = protocol.next_event()
         while event is None and not protocol.closed:
             await self._flush()
-            with trio.CancelScope(deadline=self._patience()) as scope, self._may_end(scope):
+            self._scope.deadline = self._patience()
+            if protocol.in_message:
                 data = await self._stream.receive_some(_READ)
-            if scope.cancelled_caught:
-                if self._closing.begun and not protocol.in_message:
-                    await self.leave(_ENDING)
-                    return None
-                raise trio.TooSlowError
+            else:
+                with self._closing.may_end(self._scope):
+                    data = await self._stream.receive_some(_READ)
+            self._scope.deadline = math.inf
+            if self._scope.cancel_called:
+                # It came in the very moment of the end: nothing must be begun that would be cancelled.
+                await trio.lowlevel.checkpoint()
             if not data:
                 return None
             self._octets += len(data)
             protocol.receive(bytes(data))
             event = protocol.next_event()
         return event
-
-    def _may_end(self, scope: trio.CancelScope) -> AbstractContextManager[None]:
-        return nullcontext() if self._protocol.in_message else self._closing.may_end(scope)
 
     def _patience(self) -> float:
         """When the client must have sent something more: a whole command, or as much of a message as it should."""
@@ -238,11 +249,12 @@ class _Connection:
         return self._until
 
     async def _flush(self) -> None:
+        """Say what there is to say. A deadline stays behind, to be replaced by that of what comes next."""
         if data := self._protocol.data_to_send():
             # Whatever stops this leaves half a reply behind, and nothing may follow that.
             self._half_said = True
-            with trio.fail_after(self._settings.timeouts.reply):
-                await self._stream.send_all(data)
+            self._scope.deadline = trio.current_time() + self._settings.timeouts.reply
+            await self._stream.send_all(data)
             self._half_said = False
 
     async def _act(self, event: Event) -> None:
@@ -264,6 +276,7 @@ class _Connection:
         else:
             await self.drop()
             await self._flush()
+            self._scope.deadline = math.inf
             await self._start_tls()
 
     async def _open(self, event: Begin) -> None:
@@ -331,8 +344,8 @@ class _Connection:
         with trio.fail_after(self._settings.timeouts.handshake):
             stream = await server_handshake(self._stream, context)
         self._stream = stream
-        cipher = stream.cipher()
-        self._protocol.tls_started(TlsInfo(protocol=stream.version() or "", cipher=cipher[0] if cipher else ""))
+        cipher = stream.connection.cipher()
+        self._protocol.tls_started(TlsInfo(protocol=stream.connection.version() or "", cipher=cipher[0] if cipher else ""))
 
 
 def _plain_address(peer: str) -> str:

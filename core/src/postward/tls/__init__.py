@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from postward.tls.failures import TlsError
     from postward.tls.handshake import client_handshake, late_alert, server_handshake
     from postward.tls.path import check_path
+    from postward.tls.stream import TlsStream
     from postward.tls.trust import TrustStore
 
 __all__ = [
     "TlsError",
+    "TlsStream",
     "TrustStore",
     "check_names",
     "check_path",
@@ -32,6 +34,7 @@ __all__ = [
 # Pure modules take `pattern_matches` from here; they must not pay for OpenSSL and trio.
 _LAZY: Final = {
     "TlsError": "failures",
+    "TlsStream": "stream",
     "TrustStore": "trust",
     "check_names": "certificates",
     "check_path": "path",

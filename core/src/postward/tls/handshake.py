@@ -1,6 +1,6 @@
 """Handshakes that do not verify, so that every policy can be judged on the chain that the server sent (RFC 3207, RFC 8446).
 
-`trio.SSLStream` drops the alert that OpenSSL has ready when a handshake fails; here the peer is told.
+When a handshake fails the peer is told why, by the alert that OpenSSL has ready.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import trio
 from postward.model import Failure, TlsPeer
 from postward.tls.causes import classify, tls_trouble
 from postward.tls.failures import TlsError, closed, of_ssl
+from postward.tls.stream import TlsStream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,39 +64,40 @@ async def client_handshake(
     *,
     alpn: Sequence[str] = (),
     abrupt_end: bool = True,
-) -> tuple[trio.SSLStream[trio.abc.Stream], TlsPeer]:
+) -> tuple[TlsStream, TlsPeer]:
     """Shake hands as a client, without verifying; SNI is `server_name` unless that is an address literal.
 
     With `abrupt_end` a peer that closes without close_notify is at its end, otherwise the connection is broken. The caller
     bounds the time, and closes the transport when this fails. Raises `TlsError`.
     """
     # Mail servers close without close_notify, and SMTP delimits itself; without this, every QUIT would end in an error.
-    stream = trio.SSLStream(
+    stream = TlsStream(
         transport,
         client_context(tuple(alpn)),
         server_hostname=None if server_name.is_literal else str(server_name),
-        https_compatible=abrupt_end,
+        abrupt_end=abrupt_end,
     )
     await _shake(stream)
-    cipher = stream.cipher()
+    connection = stream.connection
+    cipher = connection.cipher()
     peer = TlsPeer(
         endpoint=endpoint,
         server_name=server_name,
-        protocol=stream.version() or "",
+        protocol=connection.version() or "",
         cipher=cipher[0] if cipher else "",
-        chain=_chain(stream._ssl_object),
+        chain=_chain(connection),
     )
     return stream, peer
 
 
-async def server_handshake(transport: trio.abc.Stream, context: ssl.SSLContext) -> trio.SSLStream[trio.abc.Stream]:
+async def server_handshake(transport: trio.abc.Stream, context: ssl.SSLContext) -> TlsStream:
     """Shake hands as a server. The caller bounds the time, and closes the transport when this fails. Raises `TlsError`."""
-    stream = trio.SSLStream(transport, context, server_side=True, https_compatible=True)
+    stream = TlsStream(transport, context, server_side=True)
     await _shake(stream)
     return stream
 
 
-async def late_alert(stream: trio.SSLStream[Any], error: BaseException) -> Failure | None:
+async def late_alert(stream: TlsStream, error: BaseException) -> Failure | None:
     """What TLS had to say when the first exchange behind a handshake failed with `error`; None when nothing.
 
     A TLS 1.3 server that rejects the client's certificate says so only then (RFC 8446 §4.4.2.4), and mostly resets the
@@ -106,18 +108,18 @@ async def late_alert(stream: trio.SSLStream[Any], error: BaseException) -> Failu
         return trouble
     taken = 0
     with trio.move_on_after(LATE_LIMIT), suppress(*_TRANSPORT, trio.BusyResourceError):
-        while taken < _MAX_LATE_BYTES and (data := await stream.transport_stream.receive_some(16_384)):
+        while taken < _MAX_LATE_BYTES and (data := await stream.transport.receive_some(16_384)):
             taken += len(data)
-            stream._incoming.write(data)
+            stream.feed(data)
             if trouble := _next_alert(stream):
                 return trouble
     return _next_alert(stream)
 
 
-def _next_alert(stream: trio.SSLStream[Any]) -> Failure | None:
+def _next_alert(stream: TlsStream) -> Failure | None:
     """Let OpenSSL read what has arrived, and hear whether there was an alert."""
     try:
-        while stream._ssl_object.read(16_384):
+        while stream.connection.read(16_384):
             pass
     except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError):
         return None
@@ -126,20 +128,19 @@ def _next_alert(stream: trio.SSLStream[Any]) -> Failure | None:
     return None
 
 
-async def _shake(stream: trio.SSLStream[Any]) -> None:
+async def _shake(stream: TlsStream) -> None:
     try:
-        await stream.do_handshake()
+        await stream.shake()
     except _TRANSPORT as exc:
         failure = classify(exc) or closed(str(exc))
         await _flush(stream)
         raise TlsError(failure) from exc
 
 
-async def _flush(stream: trio.SSLStream[Any]) -> None:
+async def _flush(stream: TlsStream) -> None:
     """Send what OpenSSL has ready for the peer: the alert that says why."""
-    if data := stream._outgoing.read():
-        with trio.move_on_after(FLUSH_LIMIT), suppress(*_TRANSPORT):
-            await stream.transport_stream.send_all(data)
+    with trio.move_on_after(FLUSH_LIMIT), suppress(*_TRANSPORT):
+        await stream.flush()
 
 
 def _chain(connection: Any) -> tuple[bytes, ...]:

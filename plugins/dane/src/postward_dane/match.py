@@ -6,7 +6,6 @@ has another name, says more than "no match".
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,12 @@ from postward.model import PASSED, Failure, ResultType, Verdict
 from postward.names import Domain
 from postward.tls import check_names, check_path
 from postward_dane.der import public_key_info
-from postward_dane.tlsa import CERTIFICATE, DANE_EE, DANE_TA, FULL, SHA256, TlsaRecord
+from postward_dane.tlsa import CERTIFICATE, DANE_EE, DANE_TA, FULL, TlsaRecord, associated
 
 MAX_CHAIN: Final = 20
 MAX_ANCHORS: Final = 20
+MAX_SIGNATURES: Final = 60
+"""Signatures checked with bare keys, for one verdict: with keys of 16,384 bits each takes more than a millisecond."""
 
 NO_MATCH: Final = "dane-no-match"
 # A whole certificate from DNS that has nothing to do with the chain did not match, just as its digest would not.
@@ -89,27 +90,25 @@ class _Certificate:
 
     def matches(self, record: TlsaRecord) -> bool:
         selected = self.der if record.selector == CERTIFICATE else self.key
-        if not selected:
-            return False
-        if record.matching == FULL:
-            return selected == record.data
-        digest = hashlib.sha256 if record.matching == SHA256 else hashlib.sha512
-        return digest(selected).digest() == record.data
+        return bool(selected) and associated(selected, record.matching) == record.data
 
 
 def _anchors(records: Sequence[TlsaRecord], chain: Sequence[bytes]) -> Iterator[bytes]:
     """The certificates that DANE-TA records make trust anchors, each once.
 
-    The leaf is nobody's authority. A whole certificate counts though the server did not send it (RFC 7671 §5.2.2); so does
-    a whole key, which makes every certificate that it signed the end of the path (RFC 7671 §5.2.3).
+    The leaf is nobody's authority, also where the server sends it twice. A whole certificate counts though the server did not
+    send it (RFC 7671 §5.2.2); so does a whole key, which makes every certificate that it signed the end of the path (RFC 7671
+    §5.2.3).
     """
     seen: set[bytes] = set()
-    for der in chain[1:]:
+    above = [der for der in chain[1:] if der != chain[0]]
+    for der in above:
         certificate = _Certificate(der)
         if der not in seen and any(certificate.matches(record) for record in records):
             seen.add(der)
             yield der
-    keys = {_Certificate(der).key for der in chain[1:]}
+    keys = {_Certificate(der).key for der in above}
+    left = iter(range(MAX_SIGNATURES))
     for record in [record for record in records if record.matching == FULL][:MAX_ANCHORS]:
         if record.selector == CERTIFICATE:
             # A leaf that is published as a whole is still no authority.
@@ -117,7 +116,7 @@ def _anchors(records: Sequence[TlsaRecord], chain: Sequence[bytes]) -> Iterator[
         elif record.data in keys:
             found = []  # the certificate is there, and its constraints count
         else:
-            found = [der for der in chain if _signed_by(der, record.data)]
+            found = [der for der in chain if next(left, None) is not None and _signed_by(der, record.data)]
         for der in found:
             if der not in seen:
                 seen.add(der)

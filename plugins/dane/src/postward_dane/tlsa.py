@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,8 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from postward_dane.der import public_key_info
 
 DANE_TA: Final = 2
 DANE_EE: Final = 3
@@ -63,8 +66,11 @@ def of_rdata(records: Iterable[Any]) -> tuple[TlsaRecord, ...]:
     return tuple(sorted(found))
 
 
-def unusable(record: TlsaRecord) -> str:
-    """Why a record cannot be used, in words; "" when it can (RFC 6698 §4.1, RFC 7672 §3.1.3)."""
+def unusable(record: TlsaRecord, digests: Sequence[int] = STRONGEST_FIRST) -> str:
+    """Why a record cannot be used, in words; "" when it can (RFC 6698 §4.1, RFC 7672 §3.1.3).
+
+    `digests` are the matching types in use besides full data.
+    """
     if record.usage in (0, 1):
         return "usages 0 and 1 are not for mail"
     if record.usage not in (DANE_TA, DANE_EE):
@@ -76,6 +82,8 @@ def unusable(record: TlsaRecord) -> str:
     length = _DIGEST_BYTES.get(record.matching)
     if length is None:
         return f"the matching type {record.matching} is unknown"
+    if record.matching not in digests:
+        return f"the matching type {record.matching} is turned off"
     return "" if len(record.data) == length else f"a digest of {len(record.data)} bytes, not {length}"
 
 
@@ -85,18 +93,35 @@ def usable(records: Iterable[TlsaRecord], strongest_first: Sequence[int] = STRON
     Per usage and selector, full data always stays; of the digests only those of the first matching type in
     `strongest_first` that is there.
     """
-    good = [record for record in records if not unusable(record)]
+    good = [record for record in records if not unusable(record, strongest_first)]
     rank = {matching: place for place, matching in enumerate(strongest_first)}
     best: dict[tuple[int, int], int] = {}
     for record in good:
         if record.matching != FULL:
             kind = (record.usage, record.selector)
-            best[kind] = min(best.get(kind, len(rank)), rank.get(record.matching, len(rank)))
+            best[kind] = min(best.get(kind, len(rank)), rank[record.matching])
     return tuple(
-        record
-        for record in good
-        if record.matching == FULL or rank.get(record.matching, -1) == best[record.usage, record.selector]
+        record for record in good if record.matching == FULL or rank[record.matching] == best[record.usage, record.selector]
     )
+
+
+def of_certificate(certificate: bytes, usage: int, selector: int, matching: int) -> TlsaRecord:
+    """The record that a DER certificate matches. Raises `ValueError` for bytes that are no certificate, or unknown numbers."""
+    if selector not in (CERTIFICATE, PUBLIC_KEY):
+        raise ValueError(f"the selector {selector} is unknown")
+    selected = certificate if selector == CERTIFICATE else public_key_info(certificate)
+    return TlsaRecord(usage, selector, matching, associated(selected, matching))
+
+
+def associated(selected: bytes, matching: int) -> bytes:
+    """The association data of a certificate or key (RFC 6698 §2.1.3). Raises `ValueError` for an unknown matching type."""
+    if matching == FULL:
+        return selected
+    if matching == SHA256:
+        return hashlib.sha256(selected).digest()
+    if matching == SHA512:
+        return hashlib.sha512(selected).digest()
+    raise ValueError(f"the matching type {matching} is unknown")
 
 
 def _parses(record: TlsaRecord) -> bool:

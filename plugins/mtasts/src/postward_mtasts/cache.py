@@ -1,7 +1,7 @@
 """What is remembered of a domain, and what to do next: decisions without I/O (RFC 8461 §3.3, §5.1).
 
 The cache is the only defence against somebody who suppresses the record or the policy host: an unexpired policy acts whenever
-no newer one can be had. A policy that could not be fetched is tried again after five minutes, per id.
+no newer one can be had (RFC 8461 §3.3). A policy that could not be fetched is tried again after five minutes, per id.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from postward_mtasts.record import StsRecord
 BACK_OFF: Final = 300 * MICROSECONDS
 DAY: Final = 86_400 * MICROSECONDS
 REFRESH_RETRY: Final = 3600 * MICROSECONDS
+REFRESH_LEAST: Final = 900 * MICROSECONDS
 UNUSED: Final = 180 * DAY
 
 FALLBACK: Final = "+fallback-to-cached-policy"
@@ -28,7 +29,8 @@ FALLBACK: Final = "+fallback-to-cached-policy"
 class Entry:
     """One domain's memory. Instants are microseconds UTC; `text` is empty when no policy was ever had, only an error.
 
-    `failed_id` is the id whose fetch failed at `last_attempt` with `last_error`; empty after a success.
+    `failed_id` is the id whose fetch failed at `last_attempt` with `last_error`; empty after a success. `media_type` is what
+    the policy was served as (RFC 8461 §3.2). `due` is when it has to be looked at again, to renew or to drop it.
     """
 
     domain: Domain
@@ -41,6 +43,8 @@ class Entry:
     last_attempt: int = 0
     failed_id: str = ""
     last_error: str = ""
+    media_type: str = ""
+    due: int = 0
 
     def valid(self, now: int) -> bool:
         """Whether there is a policy that may be applied."""
@@ -94,10 +98,12 @@ def next_step(entry: Entry | None, found: StsRecord | Lookup, now: int) -> Step:
     return Step.NOTHING if found is Lookup.ABSENT else Step.PROBLEM
 
 
-def fetched(entry: Entry | None, domain: Domain, record_id: str, text: str, now: int) -> Entry:
-    """The memory after a successful fetch. `max_age` counts from now (RFC 8461 §3.2)."""
+def fetched(
+    entry: Entry | None, domain: Domain, record_id: str, text: str, now: int, *, media_type: str = "", chance: float = 0.0
+) -> Entry:
+    """The memory after a successful fetch. `max_age` counts from now (RFC 8461 §3.2). `chance`: see `next_look`."""
     read = policy.parse(text)
-    return replace(
+    renewed = replace(
         entry or Entry(domain=domain, last_use=now),
         record_id=record_id,
         text=text,
@@ -107,7 +113,17 @@ def fetched(entry: Entry | None, domain: Domain, record_id: str, text: str, now:
         last_attempt=now,
         failed_id="",
         last_error="",
+        media_type=media_type[:100],
     )
+    return replace(renewed, due=next_look(renewed, now, chance))
+
+
+def failed(entry: Entry | None, domain: Domain, record_id: str, error: str, now: int, *, chance: float = 0.0) -> Entry:
+    """The memory after a fetch that failed; a policy that is there stays (RFC 8461 §3.3)."""
+    before = entry or Entry(domain=domain, last_use=now)
+    error = "".join(letter if letter.isprintable() else "?" for letter in error[:300])
+    noted = replace(before, last_attempt=now, failed_id=record_id, last_error=error)
+    return replace(noted, due=next_look(noted, now, chance))
 
 
 def apply(entry: Entry, notes: tuple[Failure, ...] = ()) -> TlsPolicy | None:
@@ -146,11 +162,22 @@ def backed_off(entry: Entry) -> Failure:
     )
 
 
-def refresh_due(entry: Entry, now: int) -> bool:
-    """Whether a policy in use should be fetched anew: daily, and well before it expires (RFC 8461 §3.3, §10.2)."""
-    lifetime = entry.expires - entry.fetched
-    due = entry.fetched + min(DAY, lifetime // 2)
-    return entry.valid(now) and now >= due and now - entry.last_attempt >= min(REFRESH_RETRY, lifetime // 4)
+def next_look(entry: Entry, now: int, chance: float) -> int:
+    """When to look at an entry again: to renew a policy well before it expires, or to drop what is of no use any more.
+
+    RFC 8461 §3.3, §10.2: policies are renewed daily, or at half their lifetime, whether or not the record changed, and within
+    an hour after a renewal that failed. `chance` (0 to 1) takes up to a quarter off, so that policies that were fetched
+    together are renewed spread over six hours. A policy of less than half an hour is left to the deliveries that need it.
+    """
+    if entry.valid(now):
+        lifetime = entry.expires - entry.fetched
+        pause, since = min(DAY, lifetime // 2), entry.fetched
+        if entry.last_attempt > entry.fetched:
+            pause, since = min(REFRESH_RETRY, lifetime // 4), entry.last_attempt
+        due = since + max(REFRESH_LEAST, pause - int(chance * pause / 4))
+        if due < entry.expires:
+            return due
+    return max(entry.last_attempt, entry.expires) + DAY
 
 
 def disposable(entry: Entry, now: int) -> bool:

@@ -13,12 +13,11 @@ from postward.http import HttpError
 from postward.model import Failure, ResultType
 from postward.names import Domain
 from postward_mtasts import policy
-from postward_mtasts.policy import PolicyError, StsPolicy
+from postward_mtasts.policy import PATH, PolicyError, StsPolicy, policy_host
 
 if TYPE_CHECKING:
     from postward.http import HttpClient
 
-PATH: Final = "/.well-known/mta-sts.txt"
 TIME_LIMIT: Final = 60.0
 
 _SLUGS: Final = {"dns": "dns-lookup-failed"}
@@ -37,16 +36,14 @@ class Fetched:
 
 
 class FetchError(PostwardError):
-    """No policy could be had. `failure` is for the report; `evidence` is what was served in its place, by lines."""
+    """No policy could be had. `failure` is for the report; `evidence` is what was served in its place, by lines.
 
-    def __init__(self, failure: Failure, evidence: tuple[str, ...] = ()) -> None:
+    `where` is the place in a file that is no policy.
+    """
+
+    def __init__(self, failure: Failure, evidence: tuple[str, ...] = (), where: PolicyError | None = None) -> None:
         super().__init__(failure.detail)
-        self.failure, self.evidence = failure, evidence
-
-
-def policy_host(domain: Domain) -> Domain:
-    """The host that serves the policy of a domain (RFC 8461 §3.2). Raises `InvalidName` when the domain is too long for one."""
-    return Domain(f"mta-sts.{domain}")
+        self.failure, self.evidence, self.where = failure, evidence, where
 
 
 async def fetch(http: HttpClient, domain: Domain, *, timeout: float = TIME_LIMIT) -> Fetched:
@@ -71,7 +68,7 @@ async def fetch(http: HttpClient, domain: Domain, *, timeout: float = TIME_LIMIT
     except PolicyError as exc:
         detail = f"https://{host}{PATH} is no policy: {exc}"
         failure = Failure(result_type=ResultType.STS_POLICY_INVALID, reason="policy-syntax-error", detail=detail)
-        raise FetchError(failure, policy.lines(response.body.decode("utf-8", "replace"))) from exc
+        raise FetchError(failure, policy.lines(response.body.decode("utf-8", "replace")), exc) from exc
 
 
 def _http_failure(host: Domain, error: HttpError) -> Failure:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from postward.errors import PostwardError
@@ -23,7 +24,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9]{1,32}")
 
 
 class RecordError(PostwardError):
-    """Records that name no policy. `slug` is the reason for a report; `position` counts characters from 0."""
+    """Records that name no policy. `slug` is the reason for a report; `position` is the offset in octets, from 0."""
 
     def __init__(self, message: str, *, slug: str = "record-syntax-error", position: int = 0) -> None:
         super().__init__(message)
@@ -38,6 +39,7 @@ class StsRecord:
     extensions: tuple[tuple[str, str], ...] = ()
 
 
+@lru_cache(maxsize=1024)
 def parse(text: str) -> StsRecord:
     """Read one record. Of duplicated fields the first counts, unknown ones are kept. Raises `RecordError`."""
     start = _START.match(text)
@@ -51,7 +53,7 @@ def parse(text: str) -> StsRecord:
     while position < len(text):
         field = _FIELD.match(text, position)
         if field is None:
-            raise RecordError(f"no field 'name=value' at character {position}", position=position)
+            raise RecordError(f"no field 'name=value' at octet {position}", position=position)
         name, value = field["name"], field["value"]
         if name != "id":
             extensions.setdefault(name, value)
@@ -89,5 +91,5 @@ def _skip_delimiter(text: str, position: int) -> int:
         return delimiter.end()
     rest = _skip_space(text, position)
     if rest < len(text):
-        raise RecordError(f"unexpected {text[rest]!r} at character {rest}", position=rest)
+        raise RecordError(f"unexpected {text[rest]!r} at octet {rest}", position=rest)
     return rest

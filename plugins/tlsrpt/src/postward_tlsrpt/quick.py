@@ -88,7 +88,9 @@ def _part(piece: bytes) -> tuple[bytes, dict[bytes, bytes], bytes] | None:
 
 
 def _end_of_header(data: bytes) -> tuple[int, int] | None:
-    """Where the header ends, and where the body begins; None when there is no empty line."""
+    """Where the header ends, and where the body begins; None when there is no header or no empty line."""
+    if data.startswith((b"\r", b"\n")):
+        return None
     crlf, lf = data.find(b"\n\r\n", 0, _MAX_HEADER), data.find(b"\n\n", 0, _MAX_HEADER)
     if crlf < 0 and lf < 0:
         return None
