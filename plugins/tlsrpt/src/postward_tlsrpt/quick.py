@@ -15,6 +15,8 @@ _BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'+_,./:=?-]{1,70}")
 _TYPES: Final = (b"application/tlsrpt+gzip", b"application/tlsrpt+json")
 _PARAMETER: Final = re.compile(rb"""[ \t]*;\s*([A-Za-z-]+)[ \t]*=[ \t]*(?:"([^"\\\r\n]*)"|([^\s";()<>@,\\]+))[ \t]*""")
 _FOLD: Final = re.compile(rb"\r?\n(?=[ \t])")
+# Fields and nothing else: where a line is none, parsers do not agree on where the header ends.
+_FIELDS: Final = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[^\r\n]*+(?:\r?\n[ \t][^\r\n]*+)*+(?:\r?\n|\Z))+")
 _MAX_HEADER: Final = 64 * 1024
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n"
 
@@ -88,13 +90,12 @@ def _part(piece: bytes) -> tuple[bytes, dict[bytes, bytes], bytes] | None:
 
 
 def _end_of_header(data: bytes) -> tuple[int, int] | None:
-    """Where the header ends, and where the body begins; None when there is no header or no empty line."""
-    if data.startswith((b"\r", b"\n")):
-        return None
+    """Where the header ends, and where the body begins; None when there is no empty line, or more than fields before it."""
     crlf, lf = data.find(b"\n\r\n", 0, _MAX_HEADER), data.find(b"\n\n", 0, _MAX_HEADER)
     if crlf < 0 and lf < 0:
         return None
-    return (lf, lf + 2) if crlf < 0 or 0 <= lf < crlf else (crlf - (data[crlf - 1 : crlf] == b"\r"), crlf + 3)
+    end, body = (lf, lf + 2) if crlf < 0 or 0 <= lf < crlf else (crlf - (data[crlf - 1 : crlf] == b"\r"), crlf + 3)
+    return (end, body) if _FIELDS.fullmatch(data, 0, end) else None
 
 
 def _only(header: bytes, name: bytes) -> bytes | None:
