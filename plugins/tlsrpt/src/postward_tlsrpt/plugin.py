@@ -215,10 +215,11 @@ class TlsRpt:
 
     @hookimpl
     def register_commands(self, commands: Commands) -> None:
-        """`postward tlsrpt parse`."""
-        from postward_tlsrpt import parse_command
+        """`postward tlsrpt parse` and `postward tlsrpt received`."""
+        from postward_tlsrpt import parse_command, received_command
 
         parse_command.register(self, commands)
+        received_command.register(commands)
 
     def _say_once(self) -> None:
         if not self._said:
