@@ -86,6 +86,7 @@ PURE_CORE = [
     "tls/certificates.py",
     "tls/path.py",
     "tls/patterns.py",
+    "web/routes.py",
 ]
 
 
