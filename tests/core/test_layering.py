@@ -86,7 +86,6 @@ PURE_CORE = [
     "tls/certificates.py",
     "tls/path.py",
     "tls/patterns.py",
-    "web/routes.py",
 ]
 
 

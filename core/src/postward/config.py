@@ -281,17 +281,9 @@ class InboundConfig(Section):
 
 
 class WebConfig(Section):
-    """Where HTTP is served; nowhere without this table. With a certificate it is HTTPS, as senders of reports want it."""
+    """Where the web pages are served."""
 
     bind: Bind = "127.0.0.1:8460"
-    cert_file: FilePath | None = None
-    key_file: FilePath | None = None
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> WebConfig:
-        if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file go together")
-        return self
 
 
 class PluginSettings(Section):

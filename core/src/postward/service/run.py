@@ -17,15 +17,11 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from postward import hookspecs
 from postward.app import App
-from postward.errors import ConfigError
 from postward.service.lock import locked
 from postward.service.mail import MailService, shards_of
 from postward.service.notify import ignore_signals, keep_alive, notify
-from postward.service.sockets import bind, bind_all, inherited, remove_unix_sockets
-from postward.web.routes import Pages
-from postward.web.server import WebServer
+from postward.service.sockets import bind_all, inherited, remove_unix_sockets
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -53,7 +49,6 @@ class Running:
     app: App
     mail: MailService
     sockets: Sequence[socket.socket]
-    web: WebServer | None = None
 
 
 @asynccontextmanager
@@ -68,14 +63,11 @@ async def running(config: Config, place: Place | None = None) -> AsyncIterator[R
         async with App(config, service=first, emit=first, shards=shards_of(place)) as app:
             await app.queue.clean()
             mail = MailService(app, sockets, place)
-            web = _web(app, stack) if first else None
             async with trio.open_nursery() as nursery:
                 # To the very end: stopping may take longer than a watchdog waits.
                 nursery.start_soon(keep_alive)
                 await nursery.start(mail.run)
-                if web is not None:
-                    nursery.start_soon(web.run)
-                yield Running(app=app, mail=mail, sockets=sockets, web=web)
+                yield Running(app=app, mail=mail, sockets=sockets)
                 await mail.stop()
                 nursery.cancel_scope.cancel()
 
@@ -89,7 +81,7 @@ async def run_service(config: Config, place: Place | None = None) -> None:
             if place is not None:
                 nursery.start_soon(_until_orphaned, place, log)
             _announce(config, place, log)
-            await _until_stopped(signals, service, log)
+            await _until_stopped(signals, service.mail, log)
             nursery.cancel_scope.cancel()
     log.info("stopped")
 
@@ -111,24 +103,6 @@ def _sockets(config: Config, stack: AsyncExitStack, *, own: bool) -> Sequence[so
     return sockets
 
 
-def _web(app: App, stack: AsyncExitStack) -> WebServer | None:
-    """What answers over HTTP, where the configuration has a table for it. Raises `ConfigError`, or what a plugin raised."""
-    config = app.config
-    if "web" not in config.model_fields_set:
-        return None
-    routes = []
-    for outcome in app.hooks.collect(hookspecs.register_routes):
-        if outcome.error is not None:
-            raise outcome.error
-        routes += [(outcome.plugin, route) for route in outcome.value or ()]
-    try:
-        sock = stack.enter_context(bind(config.web.bind))
-    except OSError as exc:
-        reason = os.strerror(exc.errno) if exc.errno else str(exc)
-        raise ConfigError(f"cannot listen on {config.web.bind}: {reason}", file=str(config.file or ""), key="web.bind") from exc
-    return WebServer(config.web, Pages(routes), sock, app.log)
-
-
 def _announce(config: Config, place: Place | None, log: FilteringBoundLogger) -> None:
     log.info(
         "running",
@@ -144,12 +118,10 @@ def _announce(config: Config, place: Place | None, log: FilteringBoundLogger) ->
         place.say_ready()
 
 
-async def _until_stopped(signals: AsyncIterator[int], service: Running, log: FilteringBoundLogger) -> None:
+async def _until_stopped(signals: AsyncIterator[int], mail: MailService, log: FilteringBoundLogger) -> None:
     async for number in signals:
         if number == signal.SIGHUP:
-            service.mail.reload()
-            if service.web is not None:
-                service.web.reload()
+            mail.reload()
             continue
         ignore_signals()
         notify("STOPPING=1")

@@ -1,1 +1,0 @@
-"""What is answered over HTTP: the pages of plugins that are for strangers, such as policies and the place for reports."""
