@@ -27,18 +27,18 @@ class Schema:
 class WebRoute:
     """A page below `/<plugin>/`. `handler` is a Starlette endpoint; `title` puts it into the navigation.
 
-    `public`: anybody may ask for it, without logging in and from other sites, as those do who post reports.
-
     With `host`, it is a page for strangers instead: answered under that host name alone (any port), without login or
     navigation, and `path` is that of the URL, such as `/.well-known/mta-sts.txt`.
+
+    `public`: anybody may ask for it, without logging in and from other sites, as those do who post reports.
     """
 
     path: str
     handler: Callable[..., Any]
     title: str = ""
     methods: tuple[str, ...] = ("GET",)
-    public: bool = False
     host: Domain | None = None
+    public: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

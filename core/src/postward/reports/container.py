@@ -117,6 +117,10 @@ def _leaves(message: MimeMessage, parents: tuple[str, ...], report_type: str, de
     if isinstance(payload, list):
         data = b"".join(child.as_bytes() for child in payload if isinstance(child, MimeMessage))
     else:
+        encoding = str(message.get("content-transfer-encoding", ""))
+        if encoding != encoding.strip():
+            # A folded field, which Python takes for an encoding that it does not know.
+            message.replace_header("content-transfer-encoding", encoding.strip())
         decoded = message.get_payload(decode=True)
         data = decoded if isinstance(decoded, bytes) else b""
     filename = message.get_filename() or ""

@@ -15,8 +15,7 @@ _BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'+_,./:=?-]{1,70}")
 _TYPES: Final = (b"application/tlsrpt+gzip", b"application/tlsrpt+json")
 _PARAMETER: Final = re.compile(rb"""[ \t]*;\s*([A-Za-z-]+)[ \t]*=[ \t]*(?:"([^"\\\r\n]*)"|([^\s";()<>@,\\]+))[ \t]*""")
 _FOLD: Final = re.compile(rb"\r?\n(?=[ \t])")
-# Fields and nothing else: where a line is none, parsers do not agree on where the header ends.
-_FIELDS: Final = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[^\r\n]*+(?:\r?\n[ \t][^\r\n]*+)*+(?:\r?\n|\Z))+")
+_HEADER: Final = re.compile(rb"[!-9;-~]+:[^\r\n]*(?:\r?\n(?:[!-9;-~]+:|[ \t]+[^\r\n \t])[^\r\n]*)*\r?\n?")
 _MAX_HEADER: Final = 64 * 1024
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n"
 
@@ -37,6 +36,8 @@ def quick(content: bytes) -> QuickPart | None:
     if end is None:
         return None
     header = content[: end[0]]
+    if _HEADER.fullmatch(header) is None:
+        return None
     top = _media_type(header)
     if top is None or top[0] != b"multipart/report" or top[1].get(b"report-type", b"").lower() != b"tlsrpt":
         return None
@@ -60,7 +61,7 @@ def quick(content: bytes) -> QuickPart | None:
 def _behind_line(piece: bytes) -> bytes | None:
     """What stands behind the line of a boundary; None when more than the boundary stands in it."""
     line, _, rest = piece.partition(b"\n")
-    return None if line.strip() else rest
+    return None if line.removesuffix(b"\r").strip(b" \t") else rest
 
 
 def _part(piece: bytes) -> tuple[bytes, dict[bytes, bytes], bytes] | None:
@@ -69,6 +70,8 @@ def _part(piece: bytes) -> tuple[bytes, dict[bytes, bytes], bytes] | None:
     if end is None:
         return None
     header = piece[: end[0]]
+    if _HEADER.fullmatch(header) is None:
+        return None
     kind = _media_type(header)
     if kind is None:
         return None
@@ -90,12 +93,11 @@ def _part(piece: bytes) -> tuple[bytes, dict[bytes, bytes], bytes] | None:
 
 
 def _end_of_header(data: bytes) -> tuple[int, int] | None:
-    """Where the header ends, and where the body begins; None when there is no empty line, or more than fields before it."""
+    """Where the header ends, and where the body begins; None when there is no empty line."""
     crlf, lf = data.find(b"\n\r\n", 0, _MAX_HEADER), data.find(b"\n\n", 0, _MAX_HEADER)
     if crlf < 0 and lf < 0:
         return None
-    end, body = (lf, lf + 2) if crlf < 0 or 0 <= lf < crlf else (crlf - (data[crlf - 1 : crlf] == b"\r"), crlf + 3)
-    return (end, body) if _FIELDS.fullmatch(data, 0, end) else None
+    return (lf, lf + 2) if crlf < 0 or 0 <= lf < crlf else (crlf - (data[crlf - 1 : crlf] == b"\r"), crlf + 3)
 
 
 def _only(header: bytes, name: bytes) -> bytes | None:
