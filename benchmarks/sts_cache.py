@@ -4,6 +4,7 @@ Run: python benchmarks/sts_cache.py [--sizes 1000,10000,100000,1000000]
 
 - `warm`: `domain_policy` for a busy domain, over the program's own resolver with its answers in cache; CPU.
 - `hooks`: the same through the hook caller, as a delivery does it.
+- `both`: `domain_policy` of MTA-STS and `host_policy` of DANE for a domain with a policy and a host with TLSA records; CPU.
 - `cold`: a domain that was not needed lately, so that its policy is read from the database; CPU and time.
 - `none`: a domain without MTA-STS, warm.
 - `due`: taking 64 policies to renew, of all that are stored.
@@ -21,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +30,7 @@ from typing import Any
 
 import dns.flags
 import dns.message
+import dns.rdatatype
 import dns.rrset
 import structlog
 import trio
@@ -38,9 +41,10 @@ from postward.contract import implementations
 from postward.core import Core
 from postward.dns.resolver import SystemResolver
 from postward.hooks import Hooks
-from postward.model import Destination
+from postward.model import Destination, MxHost, Security
 from postward.names import Domain
 from postward.store import open_store
+from postward_dane.plugin import Dane
 from postward_mtasts import tables
 from postward_mtasts.plugin import MtaSts
 
@@ -59,7 +63,10 @@ class Wire:
         question = dns.message.from_wire(query)
         answer = dns.message.make_response(question, recursion_available=True)
         name = question.question[0].name
-        if not str(name).endswith("none.example."):
+        if question.question[0].rdtype == dns.rdatatype.TLSA:
+            answer.flags |= dns.flags.AD
+            answer.answer.append(dns.rrset.from_text(name, 3600, "IN", "TLSA", f"3 1 1 {'ab' * 32}", f"2 1 1 {'cd' * 32}"))
+        elif not str(name).endswith("none.example."):
             answer.answer.append(dns.rrset.from_text(name, 3600, "IN", "TXT", '"v=STSv1; id=20261125T000000;"'))
         else:
             soa = "ns.example. root.example. 1 3600 600 86400 3600"
@@ -98,6 +105,12 @@ async def cpu(call: Callable[[], Awaitable[object]]) -> float:
     return statistics.median(figures)
 
 
+async def policies_of_both(sts: MtaSts, dane: Dane, destination: Destination) -> None:
+    host = destination.hosts[0]
+    assert await sts.domain_policy(destination)
+    assert await dane.host_policy(destination, host)
+
+
 async def once_each(calls: list[Callable[[], Awaitable[object]]]) -> tuple[float, float]:
     """Mean microseconds of CPU and of time for calls that are each made once."""
     started, wall = time.process_time(), time.perf_counter()
@@ -115,9 +128,10 @@ async def measure(folder: Path, sizes: list[int]) -> None:
         net=SimpleNamespace(), http=SimpleNamespace(), trust=SimpleNamespace(), signer=SimpleNamespace(), submitter=None,
         log=structlog.get_logger(),
     )  # type: ignore[arg-type]  # fmt: skip
+    dane = Dane(Dane.Config(), replace(core, plugin="dane"))
     gc.collect()
     before, stored = resident(), 0
-    columns = ("policies", "warm µs", "hooks µs", "none µs", "cold CPU µs", "cold µs", "due ms", "RSS MB")
+    columns = ("policies", "warm µs", "hooks µs", "both µs", "none µs", "cold CPU µs", "cold µs", "due ms", "RSS MB")
     print("".join(f"{column:>12}" for column in columns))
     for size in sizes:
         schemas = {"mtasts": tables.SCHEMA}
@@ -137,7 +151,8 @@ async def measure(folder: Path, sizes: list[int]) -> None:
             def ask(name: Domain, plugin: MtaSts = plugin) -> Callable[[], Awaitable[object]]:
                 return partial(plugin.domain_policy, Destination(domain=name, hosts=()))
 
-            busy = Destination(domain=domain(0), hosts=())
+            mx = MxHost(name=Domain(f"mx1.{domain(0)}"), preference=1, addresses=("192.0.2.1",), security=Security.SECURE)
+            busy = Destination(domain=domain(0), hosts=(mx,), security=Security.SECURE)
             policy = await plugin.domain_policy(busy)
             assert policy is not None
             assert len(policy.mx_patterns) == 3
@@ -150,6 +165,7 @@ async def measure(folder: Path, sizes: list[int]) -> None:
                 await ask(domain(random.randrange(size)))()
             warm = await cpu(ask(busy.domain))
             hooked = await cpu(lambda hooks=hooks, busy=busy: hooks.gather(hookspecs.domain_policy, destination=busy))
+            both = await cpu(lambda plugin=plugin, busy=busy: policies_of_both(plugin, dane, busy))
             none = await cpu(ask(Domain("none.example")))
             now = clock.now() + 24 * HOUR
             started = time.perf_counter()
@@ -157,7 +173,7 @@ async def measure(folder: Path, sizes: list[int]) -> None:
             due = (time.perf_counter() - started) * 1e3
             gc.collect()
             grown = (resident() - before) / 1e6
-            figures = (warm, hooked, none, cold, wall, due, grown)
+            figures = (warm, hooked, both, none, cold, wall, due, grown)
             print(f"{size:>12}" + "".join(f"{figure:>12.1f}" for figure in figures), flush=True)
 
 

@@ -10,6 +10,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -29,7 +30,7 @@ from postward.dns.nameserver import Nameserver
 from postward.lab.ca import Authority, Issued, tlsa
 from postward.model import PASSED, Destination, Endpoint, MxHost, Security
 from postward.names import Domain
-from postward.tls import TrustStore, client_handshake, server_handshake
+from postward.tls import TlsError, TrustStore, client_handshake, server_handshake
 from postward_dane.match import judge
 from postward_dane.plugin import Dane
 from postward_dane.tlsa import parse
@@ -59,7 +60,9 @@ def handshakes(issued: Issued) -> Callable[[], None]:
     context = issued.server_context()
 
     async def serve(stream: trio.abc.Stream) -> None:
-        await (await server_handshake(stream, context)).receive_some()
+        # A client that goes at once may be gone before the server has sent its session tickets.
+        with suppress(TlsError, trio.BrokenResourceError):
+            await (await server_handshake(stream, context)).receive_some()
 
     async def main() -> None:
         for _ in range(ROUND):

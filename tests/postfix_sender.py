@@ -1,4 +1,4 @@
-"""Postfix as a sender with DANE, in a directory of its own: what it makes of a domain, as its log says.
+"""Postfix as a sender, in a directory of its own: what it makes of a domain by DANE or by its policy table, as its log says.
 
 Its SMTP client runs in the chroot that is its queue directory, so the resolver is the one that `resolv_conf` there names and
 no file of the system is touched. Needs root, as Postfix does.
@@ -32,9 +32,9 @@ class Fate:
 
 
 class PostfixSender:
-    """A sending Postfix with `smtp_tls_security_level = dane`. It listens on `port` of 127.0.0.1."""
+    """A sending Postfix that listens on `port` of 127.0.0.1. `more` are lines of main.cf, put over its `dane` level."""
 
-    def __init__(self, directory: Path, *, port: int, resolv_conf: str) -> None:
+    def __init__(self, directory: Path, *, port: int, resolv_conf: str, more: str = "") -> None:
         self._postfix = need("postfix")
         self._dir, self._port = directory, port
         self._process: subprocess.Popen[bytes] | None = None
@@ -71,7 +71,7 @@ smtp_balance_inet_protocols = no
 default_destination_concurrency_limit = 5
 bounce_queue_lifetime = 1h
 notify_classes =
-""")
+{more}""")
 
     def start(self) -> None:
         """Start, and wait until it answers. Raises `RuntimeError` with its log when it does not."""

@@ -316,8 +316,12 @@ class Relay:
         return found[count - 1]
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it at once, with the processes below it."""
+        workers = self.workers
         self.process.kill()
+        for each in workers:
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
         self.wait()
 
     def stop(self, number: int = signal.SIGTERM) -> int:

@@ -103,6 +103,26 @@ async def test_no_name_is_lost_while_a_worker_does_not_listen(tmp_path: Path, wo
     assert workers.jobs
 
 
+async def test_small_messages_with_many_recipients_fit_too(tmp_path: Path, workers: Workers, nursery: trio.Nursery) -> None:
+    """What does not fit into a datagram would be lost with all names in it."""
+    names = OTHERS[:40]
+    async with opened(tmp_path) as rig:
+        jobs = []
+        for name in names:
+            writer = rig.queue.writer()
+            await writer.write(BODY)
+            recipients = [f"{'x' * 57}{number}@{name}" for number in range(100)]
+            jobs += await writer.commit(new_message(*recipients, sender=SENDER))
+    for name, job in zip(names, jobs, strict=True):
+        workers.first.tell({name}, [job])
+    nursery.start_soon(workers.first.run)
+    nursery.start_soon(workers.second.run)
+    with trio.fail_after(10):
+        while {job.domain for job in workers.jobs} != set(names):
+            await workers._news.wait()
+            workers._news = trio.Event()
+
+
 @pytest.mark.parametrize("age", [0.0, FRESH])
 async def test_a_message_that_comes_late_is_but_a_name(
     tmp_path: Path, workers: Workers, nursery: trio.Nursery, age: float

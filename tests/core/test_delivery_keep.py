@@ -32,8 +32,11 @@ class Lane:
     def __init__(self, rig: Rig, **limits: Any) -> None:
         self.rig, self.keeper, self.results = rig, Keeper(**limits), list[TlsResult]()
 
-    async def send(self, *recipients: Address, wish: TlsWish = TlsWish.FOLLOW, content: Any = CONTENT) -> Delivery:
-        message = Message(sender=SENDER, recipients=recipients or (RECIPIENT,), content=content, wish=wish)
+    async def send(
+        self, *recipients: Address, wish: TlsWish = TlsWish.FOLLOW, content: Any = CONTENT, is_report: bool = False
+    ) -> Delivery:
+        to = recipients or (RECIPIENT,)
+        message = Message(sender=SENDER, recipients=to, content=content, wish=wish, is_report=is_report)
         domain = message.recipients[0].domain
         with trio.fail_after(3600):
             return await self.rig.pipeline.deliver_to(domain, message, keeper=self.keeper, results=self.results)
@@ -63,6 +66,16 @@ async def test_no_connection_is_shared_between_domains_or_wishes(rig: Rig) -> No
     await lane.send(Address("you", Domain("other.test")))
     await lane.send(Address("you", Domain("other.test")), wish=TlsWish.IGNORE)
     assert (rig.mx1.sessions, len(rig.observed)) == (3, 2)
+    await lane.keeper.close()
+
+
+async def test_reports_and_other_mail_have_connections_of_their_own(rig: Rig) -> None:
+    """RFC 8460 §3 SHOULD NOT count the session that carries a report, and every other session counts."""
+    lane = Lane(rig)
+    for is_report in (True, True, False, False):
+        await lane.send(wish=TlsWish.IGNORE, is_report=is_report)
+    assert rig.mx1.sessions == 2
+    assert [result.is_report for result in lane.results] == [True, False]
     await lane.keeper.close()
 
 

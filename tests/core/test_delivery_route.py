@@ -164,6 +164,7 @@ async def test_a_host_without_address_is_final_only_where_the_domain_is_its_own_
 
 
 async def test_one_failed_family_does_not_spoil_the_other(dns: ZoneResolver) -> None:
+    """RFC 7672 §2.1.2: addresses that cannot be looked up leave out this host, for now."""
     dns.fault("mx1.example.test", "AAAA", "TIMEOUT")
     assert (await resolve_host(MxHost(name=Domain("mx1.example.test")), dns)).addresses == ("192.0.2.1",)
     dns.fault("mx1.example.test", "A", "SERVFAIL")

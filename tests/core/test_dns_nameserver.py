@@ -26,6 +26,7 @@ from postward.errors import ConfigError
     ],
 )
 def test_servers_are_addresses_and_only_loopback_is_believed(text: str, expected: Nameserver) -> None:
+    """RFC 4035 §4.9.3: the way to a server on this machine is safe; to others it is not."""
     assert parse_nameserver(text) == expected
     assert parse_nameserver(str(expected)) == expected
 
@@ -59,6 +60,7 @@ def test_resolv_conf_is_read() -> None:
 
 
 def test_trust_ad_in_resolv_conf_makes_all_believed_unless_forbidden() -> None:
+    """RFC 4035 §4.9.3: the administrator vouches for the way."""
     text = RESOLV_CONF + "options edns0 trust-ad\n"
     assert all(server.trusted for server in parse_resolv_conf(text))
     assert not any(server.trusted for server in parse_resolv_conf(text, "never"))

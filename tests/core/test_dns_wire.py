@@ -179,9 +179,16 @@ def test_several_aliases_of_one_name_are_malformed() -> None:
 
 
 def test_a_huge_text_is_an_answer() -> None:
+    """RFC 8461 §3.1: the strings of a record are joined without spaces."""
     text = " ".join(f'"{"x" * 255}"' for _ in range(200))
     answer = understand(response(f"example.com. 60 IN TXT {text}", rdtype="TXT"), "TXT")
     assert answer.texts == ("x" * 255 * 200,)
+
+
+def test_the_strings_of_a_record_are_joined() -> None:
+    """RFC 8461 §3.1, RFC 8460 §3: with nothing between them; each record for itself."""
+    answer = understand(response('example.com. 60 IN TXT "v=STSv1; i" "d=1;"', "example.com. 60 IN TXT x", rdtype="TXT"), "TXT")
+    assert sorted(answer.texts) == ["v=STSv1; id=1;", "x"]
 
 
 def test_a_ttl_with_its_highest_bit_set_is_zero() -> None:
@@ -201,7 +208,7 @@ def with_errors(*errors: tuple[int, str | None]) -> Answer:
 
 
 def test_extended_errors_say_why() -> None:
-    """RFC 8914 §4."""
+    """RFC 8914 §4; §6: the text is a stranger's."""
     answer = with_errors((22, None), (7, "RRSIG\r\nexpired\x1b[31m\u202e of  example.com"))
     assert answer.failure is not None
     assert answer.failure.ede == ((22, ""), (7, "RRSIG expired [31m of example.com"))
@@ -238,6 +245,7 @@ def test_the_registered_names_are_those_of_dnspython() -> None:
 
 @given(st.text(max_size=2000))
 def test_cleaned_texts_are_one_short_printable_line(text: str) -> None:
+    """RFC 8914 §6: the text comes from the network."""
     cleaned = ede.clean(text)
     assert len(cleaned) <= 200
     assert cleaned.isprintable()

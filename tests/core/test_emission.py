@@ -26,6 +26,7 @@ from postward.emission import TRIM_ROWS, Emitter
 from postward.hooks import Hooks
 from postward.model import MICROSECONDS, ResultBatch, Window
 from postward.store import Store, open_store
+from postward.store.journal import BATCH_ROWS
 from result_kit import DAY, StubHooks, counted, counter_schema, counting, key_of, tls_result
 
 NAMES = ("alpha", "beta")
@@ -101,11 +102,11 @@ async def test_batches_are_bounded_and_a_burst_comes_together(autojump_clock: tr
             sizes.append(len(batch.entries))
 
         async with emitting(store, {"alpha": note}, names=["alpha"]) as emitter:
-            for number in range(1100):
+            for number in range(2 * BATCH_ROWS + 100):
                 await store.journal.append(tls_result(number))
             await emitter.caught_up()
-        assert sum(sizes) == 1100
-        assert max(sizes) <= 500
+        assert sum(sizes) == 2 * BATCH_ROWS + 100
+        assert max(sizes) <= BATCH_ROWS
         assert len(sizes) <= 5
 
 

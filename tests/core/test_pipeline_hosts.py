@@ -26,6 +26,26 @@ def people(count: int) -> list[Address]:
     return [Address(f"u{number}", DOMAIN) for number in range(count)]
 
 
+async def test_a_host_that_cannot_be_looked_up_excludes_only_itself(rig: Rig) -> None:
+    """RFC 7672 §2.1.2: the other hosts are tried; where none is left, mail waits."""
+    rig.dns.fault("mx1.example.test", rcode="SERVFAIL", ede=((6, ""),))
+    done = await rig.deliver()
+    assert done.recipients[0].delivered
+    assert (rig.mx1.sessions, len(rig.mx2.received)) == (0, 1)
+    rig.dns.fault("mx2.example.test", rcode="SERVFAIL")
+    outcome = (await rig.deliver()).recipients[0]
+    assert (outcome.delivered, outcome.permanent) == (False, False)
+
+
+async def test_results_name_the_host_of_the_mx_record(rig: Rig) -> None:
+    """RFC 7672 §2.2.1: SHOULD log the unexpanded name, which is what the owner of the domain has written down."""
+    rig.dns.set_zone("example.test", "@ IN MX 10 mx1\nmx1 IN CNAME real.provider.test.\n")
+    rig.dns.set_zone("provider.test", "real IN A 192.0.2.1\n")
+    done = await rig.deliver()
+    assert [attempt.host for attempt in done.attempts] == ["mx1.example.test"]
+    assert [result.host for result in rig.journal.results] == ["mx1.example.test"]
+
+
 # --- more recipients than a server takes at once ---
 
 

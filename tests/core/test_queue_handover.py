@@ -20,6 +20,7 @@ from postward.queue.bounce import Bouncer
 from postward.queue.destination import CLAIM, HANDED_OVER, Destination
 from postward.queue.handover import pack, unpack
 from postward.queue.runner import REMEMBERED_SECONDS, Runner
+from postward.queue.writer import HAND_OVER_WITHIN
 from queue_kit import BODY, NOW, SENDER, Rig, new_message, opened
 
 A, B = Domain("a.example"), Domain("b.example")
@@ -225,3 +226,21 @@ async def test_what_is_settled_is_remembered_for_a_while_only(tmp_path: Path, au
         await put(rig, runner, "second@a.example")
         await trio.sleep(1)
         assert len(runner._done) == 1
+
+
+@pytest.mark.parametrize("took", [0.0, HAND_OVER_WITHIN + 1])
+async def test_a_commit_that_took_long_hands_nothing_over(
+    tmp_path: Path, autojump_clock: object, monkeypatch: pytest.MonkeyPatch, took: float
+) -> None:
+    """Another worker may have found and delivered it meanwhile."""
+    async with opened(tmp_path) as rig:
+        insert = rig.queue._insert
+
+        async def slow(entry: Any) -> int:
+            number = await insert(entry)
+            await trio.sleep(took)
+            return number
+
+        monkeypatch.setattr(rig.queue, "_insert", slow)
+        assert bool(await committed(rig, new_message("x@a.example", sender=SENDER))) is (took == 0)
+        assert len(await rig.queue.claim(A, NOW, 10)) == 1

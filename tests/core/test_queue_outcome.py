@@ -16,7 +16,7 @@ from postward.model import BytesContent, Content, Delivery, RecipientOutcome, Tl
 from postward.names import Address, Domain
 from postward.queue import Job, QueuedMessage, QueuedRecipient
 from postward.queue.bounce import Bouncer
-from postward.queue.outcome import Outcome, outcome_of
+from postward.queue.outcome import Outcome, outcome_of, without_reply
 from postward.queue.retry import DAY, HOUR
 from queue_kit import NOW, SENDER, FixedClock, Rig, opened
 
@@ -241,6 +241,20 @@ async def test_old_mail_is_found_by_age_also_where_its_destination_waits(tmp_pat
         assert len(await cids(rig, 2)) == 2
         await rig.execute("UPDATE queue_recipients SET told_delay = 1 WHERE local = 'old'")
         assert await cids(rig, 10) == {null, expired}
+
+
+async def test_a_report_is_tried_for_a_day(tmp_path: Path) -> None:
+    """RFC 8460 §5.5: retries for up to 24 hours, however long other mail is tried."""
+    async with opened(tmp_path) as rig:
+        await rig.put("r@a.example", received=NOW - 23 * HOUR, is_report=True)
+        late = await rig.put("late@a.example", received=NOW - 25 * HOUR, is_report=True)
+        await rig.put("other@a.example", received=NOW - 25 * HOUR)
+        await rig.execute("UPDATE queue_recipients SET told_delay = 1")
+        assert await cids(rig, 10) == {late}
+        (found,) = await rig.queue.claim_old(A, NOW, 10)
+        outcome = outcome_of(found, without_reply(found, "451 4.4.1 down"), NOW)
+        assert [end.state for end in outcome.ends] == ["failed"]
+        assert (outcome.failed, outcome.delayed) == ((), ()), "nobody is told by mail about a report"
 
 
 async def cids(rig: Rig, limit: int) -> set[str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from postward.errors import TryLater
 from postward.model import ReportJob, ReportTarget, Window
 from postward.reports.outbox import HOUR, Outbox
-from postward.reports.schedule import Scheduler
+from postward.reports.schedule import Scheduler, Watcher
 from report_kit import DAY, NEXT, FakeLog, HandClock, VirtualClock, make_report, results_database
 
 RUA = ReportTarget(uri="mailto:a@b.example")
@@ -72,6 +72,16 @@ class Plugin:
         return [make_report(f"{window.day}.{subject}", window=window, content=str(row.n).encode())]
 
 
+class Kept(Watcher):
+    """Keeps the reports of a run."""
+
+    def __init__(self):
+        self.reports = []
+
+    def built(self, built):
+        self.reports.append(built.report)
+
+
 def scheduler(plugin, database, *, closed=NEXT, log=None, jobs=None, **options):
     async def closed_until(name):
         assert name == "plug"
@@ -105,14 +115,15 @@ async def test_a_closed_day_is_built_once():
         await plugin.count("2026-11-23", "c.example", 1)
         await plugin.count("2026-11-24", "b.example", 9)
         log, kicks = FakeLog(), []
-        runs = scheduler(plugin, database, log=log, built=lambda: kicks.append(1))
+        kept = Kept()
+        runs = scheduler(plugin, database, log=log, built=lambda: kicks.append(1), watcher=kept)
         run = await runs.run_once()
-        assert sorted(built.report.content for built in run.built) == [b"1", b"3"]
+        assert sorted(report.content for report in kept.reports) == [b"1", b"3"]
         assert run.complete
         assert kicks == [1]
         assert [tuple(row) for row in await plugin.rows()] == [("2026-11-24", "b.example", 9)]
         again = await runs.run_once()
-        assert (again.built, again.complete) == ([], True)
+        assert (again.built, again.complete) == (0, True)
         items = await drain(database)
         assert sorted(item.report.content for item in items) == [b"1", b"3"]
         lines = [event for event in log.events if event["event"] == "report-built"]
@@ -126,9 +137,21 @@ async def test_leftover_days_keep_their_own_windows():
         plugin = Plugin(database)
         for day in ("2026-11-21", "2026-11-22", "2026-11-23"):
             await plugin.count(day, "b.example")
-        run = await scheduler(plugin, database).run_once()
-        assert [built.report.window.day for built in run.built] == ["2026-11-21", "2026-11-22", "2026-11-23"]
-        assert len({built.report.report_id for built in run.built}) == 3
+        kept = Kept()
+        await scheduler(plugin, database, watcher=kept).run_once()
+        assert [report.window.day for report in kept.reports] == ["2026-11-21", "2026-11-22", "2026-11-23"]
+        assert len({report.report_id for report in kept.reports}) == 3
+
+
+async def test_one_day_alone():
+    """`reports send --day` leaves the other days."""
+    async with results_database(migrations=(counters,)) as database:
+        plugin, kept = Plugin(database), Kept()
+        for day in ("2026-11-21", "2026-11-22", "2026-11-23"):
+            await plugin.count(day, "b.example")
+        await scheduler(plugin, database, watcher=kept).run_once(day="2026-11-22")
+        assert [report.window.day for report in kept.reports] == ["2026-11-22"]
+        assert [row.day for row in await plugin.rows()] == ["2026-11-21", "2026-11-23"]
 
 
 async def test_a_window_waits_for_every_node():
@@ -136,8 +159,8 @@ async def test_a_window_waits_for_every_node():
         plugin = Plugin(database)
         await plugin.count("2026-11-23", "b.example")
         run = await scheduler(plugin, database, closed=DAY.end - 1).run_once()
-        assert (run.built, run.waiting, run.complete) == ([], 1, False)
-        assert len((await scheduler(plugin, database, closed=DAY.end).run_once()).built) == 1
+        assert (run.built, run.waiting, run.complete) == (0, 1, False)
+        assert (await scheduler(plugin, database, closed=DAY.end).run_once()).built == 1
 
 
 async def test_nobody_asked():
@@ -146,7 +169,7 @@ async def test_nobody_asked():
         plugin.answers = {"b.example": []}
         await plugin.count("2026-11-23", "b.example")
         run = await scheduler(plugin, database).run_once()
-        assert (run.built, run.nobody) == ([], 1)
+        assert (run.built, run.nobody) == (0, 1)
         assert await plugin.rows() == []
 
 
@@ -156,13 +179,14 @@ async def test_trouble_with_one_subject_does_not_stop_others():
         plugin.answers = {"a.example": TryLater("DNS: SERVFAIL"), "c.example": ValueError("bug")}
         for subject in ("a.example", "b.example", "c.example", "d.example"):
             await plugin.count("2026-11-23", subject)
-        runs = scheduler(plugin, database, log=log)
+        kept = Kept()
+        runs = scheduler(plugin, database, log=log, watcher=kept)
         run = await runs.run_once()
-        assert sorted(built.report.report_id[11:] for built in run.built) == ["b.example", "d.example"]
+        assert sorted(report.report_id[11:] for report in kept.reports) == ["b.example", "d.example"]
         assert (run.later, run.failed, run.complete) == (1, 1, False)
         assert any(event["event"] == "report-postponed" and event["reason"] == "DNS: SERVFAIL" for event in log.events)
         plugin.answers = {}
-        assert len((await runs.run_once()).built) == 2
+        assert (await runs.run_once()).built == 2
 
 
 async def test_a_slow_name_server_does_not_stop_the_run(autojump_clock):
@@ -179,7 +203,7 @@ async def test_a_slow_name_server_does_not_stop_the_run(autojump_clock):
 
         object.__setattr__(plugin.job, "targets", slow)
         run = await scheduler(plugin, database).run_once()
-        assert (len(run.built), run.later) == (1, 1)
+        assert (run.built, run.later) == (1, 1)
 
 
 async def test_a_crash_while_building_leaves_the_counters():
@@ -191,8 +215,9 @@ async def test_a_crash_while_building_leaves_the_counters():
         assert (run.failed, await drain(database)) == (1, [])
         assert [tuple(row) for row in await plugin.rows()] == [("2026-11-23", "b.example", 5)]
         plugin.crash_in_build = False
-        run = await scheduler(plugin, database).run_once()
-        assert [built.report.content for built in run.built] == [b"5"]
+        kept = Kept()
+        await scheduler(plugin, database, watcher=kept).run_once()
+        assert [report.content for report in kept.reports] == [b"5"]
 
 
 async def test_one_plugin_does_not_stop_another():
@@ -205,7 +230,7 @@ async def test_one_plugin_does_not_stop_another():
 
         bad = ReportJob(name="bad", windows=broken, subjects=plugin.subjects, targets=plugin.targets, build=plugin.build)
         run = await scheduler(plugin, database, jobs=[("bad", bad), ("plug", plugin.job)]).run_once()
-        assert (len(run.built), run.failed) == (1, 1)
+        assert (run.built, run.failed) == (1, 1)
 
 
 async def test_sending_is_spread():

@@ -10,8 +10,10 @@ from postward.errors import StoreError
 from postward.http import HttpResponse
 from postward.model import MICROSECONDS, Delivered, Delivery, RecipientOutcome, ReportTarget
 from postward.names import Domain
-from postward.reports.outbox import HOUR, LEASE, MINUTE, Outbox, put
+from postward.reports.outbox import HOUR, LEASE, MINUTE, Outbox
+from postward.reports.rows import put
 from postward.reports.sender import Sender
+from postward.reports.suppressions import Suppressions
 from report_kit import NEXT, FakeHooks, FakeLog, FakeOutcome, HandClock, VirtualClock, make_report, results_database
 
 MAIL, WEB = ReportTarget(uri="mailto:a@b.example"), ReportTarget(uri="https://r.example/x")
@@ -113,7 +115,7 @@ async def test_a_plugin_that_fails_is_a_refusal_for_now():
 async def test_suppression_is_told():
     async with results_database() as database:
         world = World(database)
-        await world.outbox.suppress("b.example", until=NEXT + HOUR, reason="x")
+        await Suppressions(database).add("b.example", until=NEXT + HOUR, reason="x")
         await world.put(make_report())
         assert (await world.sender.send_due()).suppressed == 1
         assert (world.mails, world.hooks.told[0].state) == ([], "suppressed")
@@ -142,7 +144,7 @@ async def test_no_more_than_allowed_at_once():
             nonlocal running, most
             running += 1
             most = max(most, running)
-            for _ in range(5):
+            for _ in range(50):
                 await trio.lowlevel.checkpoint()
             running -= 1
             return await send(message)
@@ -155,7 +157,7 @@ async def test_no_more_than_allowed_at_once():
 
 async def test_trouble_with_the_database_is_told_once():
     class Broken:
-        async def claim(self, now):
+        async def claim(self, now, way):
             raise StoreError("database x: the disk is full")
 
     async with results_database() as database:

@@ -107,7 +107,7 @@ async def test_alpn_is_offered_where_asked_for() -> None:
 
 
 def test_the_client_context() -> None:
-    """RFC 8996: TLS 1.2 or better. Nothing is verified in the handshake, with the same flags on every Python."""
+    """RFC 8996, RFC 8461 §7.2, RFC 7671 §3: TLS 1.2 or better. Nothing is verified, with the same flags on every Python."""
     context = client_context()
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert context.verify_mode is ssl.CERT_NONE
@@ -121,6 +121,31 @@ async def test_old_suites_are_better_than_no_tls(suite: str) -> None:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(suite)
     assert (await shake(server(context))).cipher == suite
+
+
+def test_no_raw_public_keys_are_offered() -> None:
+    """RFC 7671 §5.1: SHOULD NOT, unless a record is known that matches one; the extensions of RFC 7250 §3 are not sent."""
+    sent = ssl.MemoryBIO()
+    connection = client_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname=HOST)
+    with pytest.raises(ssl.SSLWantReadError):
+        connection.do_handshake()
+    found = extensions(sent.read())
+    assert 0 in found, "SNI"
+    assert not found & {19, 20}, "client_certificate_type, server_certificate_type"
+
+
+def extensions(record: bytes) -> set[int]:
+    """The numbers of the extensions of a ClientHello (RFC 8446 §4.1.2, behind a record header and a handshake header)."""
+    place = 5 + 4 + 2 + 32
+    place += 1 + record[place]
+    place += 2 + int.from_bytes(record[place : place + 2], "big")
+    place += 1 + record[place]
+    end = place + 2 + int.from_bytes(record[place : place + 2], "big")
+    place, found = place + 2, set()
+    while place < end:
+        found.add(int.from_bytes(record[place : place + 2], "big"))
+        place += 4 + int.from_bytes(record[place + 2 : place + 4], "big")
+    return found
 
 
 def test_nothing_without_authentication_or_encryption_is_offered() -> None:
@@ -140,7 +165,7 @@ async def test_no_shared_cipher() -> None:
 
 
 async def test_a_server_of_the_past() -> None:
-    """RFC 8996: TLS 1.1 is not spoken."""
+    """RFC 8996, RFC 8461 §7.2: TLS 1.1 is not spoken."""
     context = ISSUED.server_context()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

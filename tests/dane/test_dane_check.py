@@ -90,6 +90,15 @@ def test_a_record_that_cannot_be_used_says_why(record: str, why: str) -> None:
     assert "do not know with whom" in told(found, "error")
 
 
+def test_records_that_do_not_fit_into_a_datagram() -> None:
+    """RFC 7671 §10.1.1: SHOULD avoid sets that fragment."""
+    many = [f"3 1 1 {number:064x}" for number in range(30)]
+    code, found = world(*many, RECORD).json("check", "example.org")
+    assert (code, "too much for one datagram" in told(found, "warning")) == (1, True)
+    code, found = world(*many[:15], RECORD).json("check", "example.org")
+    assert (code, found["hosts"][0]["verdict"]["passed"]) == (0, True)
+
+
 def test_digest_agility_is_shown() -> None:
     """RFC 7671 §9: with a stronger digest beside it, the weaker one is not used."""
     _, found = world(RECORD, tlsa(LEAF.certificate, 3, 1, 2)).json("check", "example.org")

@@ -43,7 +43,7 @@ SELECTORS = [(selector, matching) for selector in (0, 1) for matching in (0, 1, 
 
 @pytest.mark.parametrize(("selector", "matching"), SELECTORS)
 def test_dane_ee_looks_at_the_leaf_alone(selector: int, matching: int) -> None:
-    """RFC 7672 §3.1.1: any name, any date, any issuer, and whatever else is in the chain."""
+    """RFC 7672 §3.1.1, RFC 7671 §5.1: any name, any date, any issuer, and whatever else is in the chain."""
     record = tlsa(STALE.certificate, 3, selector, matching)
     assert verdict(STALE.chain, record) == PASSED
     assert verdict([STALE.certificate, b"rubbish"] + [b"x"] * 90, record) == PASSED

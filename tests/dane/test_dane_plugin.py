@@ -170,6 +170,7 @@ async def test_the_expanded_name_comes_first() -> None:
 
 
 async def test_the_original_name_comes_second() -> None:
+    """RFC 7672 §2.2.2: the name of the MX record counts when the one at the end of its aliases has no records."""
     rig = Rig(f"{ALIASED}_25._tcp.mx TLSA {RECORD}\n")
     rig.dns.set_zone("provider.test", "real A 192.0.2.1\n")
     assert (await rig.policy()).domain == MX
@@ -177,6 +178,7 @@ async def test_the_original_name_comes_second() -> None:
 
 
 async def test_the_first_secure_records_decide_even_when_unusable() -> None:
+    """RFC 7672 §2.2.2: no falling through to the original name."""
     rig = Rig(f"{ALIASED}_25._tcp.mx TLSA {RECORD}\n")
     rig.dns.set_zone("provider.test", f"real A 192.0.2.1\n_25._tcp.real TLSA 1 1 1 {DIGEST}\n")
     policy = await rig.policy()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from postward.lab.ca import Authority, spki, tlsa
 from postward_dane.der import public_key_info
-from postward_dane.tlsa import MAX_RECORDS, TlsaRecord, of_rdata, parse, unusable, usable
+from postward_dane.tlsa import MAX_RECORDS, TlsaRecord, associated, of_rdata, parse, unusable, usable
 
 CERTIFICATE = Authority().issue(["mx.example.org"]).certificate
 KEY = spki(CERTIFICATE)
@@ -25,6 +25,15 @@ def test_presentation_form() -> None:
     record = parse(" 3 1\t1 D2ABDE240D7CD3EE6B4B28C5 4DF034B9\n7983A1D16E8A410E4561CB106618E971 ")
     assert record == TlsaRecord(3, 1, 1, bytes.fromhex("d2abde240d7cd3ee6b4b28c54df034b97983a1d16e8a410e4561cb106618e971"))
     assert str(record) == "3 1 1 d2abde240d7cd3ee6b4b28c54df034b97983a1d16e8a410e4561cb106618e971"
+
+
+def test_matching_types() -> None:
+    """RFC 6698 §2.1.3: the data itself, its SHA-256, its SHA-512."""
+    assert associated(KEY, 0) == KEY
+    assert associated(KEY, 1) == hashlib.sha256(KEY).digest()
+    assert associated(KEY, 2) == hashlib.sha512(KEY).digest()
+    with pytest.raises(ValueError, match="unknown"):
+        associated(KEY, 3)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,25 @@ async def test_records_do_not_change_the_order_of_hosts() -> None:
         assert done.recipients[0].delivered
 
 
+async def test_addresses_come_before_records() -> None:
+    """RFC 7672 §2.2.2: MUST look up addresses first; a host with insecure ones is not asked for records at all."""
+    asked: list[tuple[str, str]] = []
+    async with make_rig() as rig:
+        core: Any = SimpleNamespace(plugin="dane", dns=rig.dns, clock=rig.pipeline.clock, log=structlog.get_logger())
+        rig.plugins.add("dane", Dane(Dane.Config(), core))
+        query = rig.dns.query
+
+        async def noted(name: Domain | str, rdtype: str) -> Any:
+            asked.append((str(name), rdtype))
+            return await query(name, rdtype)
+
+        rig.dns.query = noted  # type: ignore[method-assign]
+        assert (await rig.deliver()).recipients[0].delivered
+    order = [rdtype for _, rdtype in asked]
+    assert {"A", "AAAA"} <= set(order)
+    assert max(order.index("A"), order.index("AAAA")) < order.index("TLSA")
+
+
 async def test_the_name_in_the_handshake_is_the_base_domain() -> None:
     """RFC 7672 §8.1, RFC 7671 §10.2: SNI is the TLSA base domain, behind an alias the name at its end."""
     shown: list[str] = []

@@ -249,7 +249,7 @@ def ours(signed_dns: SignedDns, directory: Path, addresses: dict[str, str]) -> d
 
 @pytest.mark.parametrize("name", CASES)
 def test_postfix_and_we_do_the_same(name: str, fates: tuple[dict[str, Fate], dict[str, tuple[str, str]]]) -> None:
-    """RFC 7672 §2, §3: accept or defer, never a bounce; a difference has a line of an RFC behind it."""
+    """RFC 7672 §2.2, §3: accept or defer, never a bounce; a difference has a line of an RFC behind it."""
     case, theirs, mine = CASES[name], fates[0][name], fates[1][name]
     assert mine[0] == case.expected, (mine, theirs)
     opposite = SENT if case.expected == DEFERRED else DEFERRED

@@ -8,6 +8,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,18 @@ async def test_one_client_has_no_more_connections_than_it_may() -> None:
     async with here(max_per_client=1) as site:
         assert (await (await site.client()).line())[:3] == "220"
         assert (await (await site.client()).line())[:3] == "421"
+
+
+async def test_all_addresses_of_an_ipv6_network_are_one_client(nursery: trio.Nursery) -> None:
+    site = Here(1, max_per_client=2)
+    site.doors[0].socket.close()
+    door = replace(site.doors[0], socket=bind("[::1]:0"))
+    listeners = Listeners([door], site.log)  # type: ignore[arg-type]
+    await nursery.start(listeners.run)
+    async with await trio.open_tcp_stream("::1", door.socket.getsockname()[1]) as stream:
+        assert (await Client(stream).line())[:3] == "220"
+        assert dict(listeners._from) == {(0, "::/64"): 1}
+    door.socket.close()
 
 
 async def test_a_client_that_crashes_us_takes_nobody_along(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,17 +120,18 @@ def make(tmp_path: Path, world: Internet, workers: int = 1) -> Path:
     return relay_config(tmp_path, world, delivery={"connections": CONNECTIONS, "workers": workers})
 
 
-def test_a_service_that_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_service_that_is_killed(tmp_path: Path, workers: int) -> None:
     with internet(*DOMAINS, "home.test") as world:
-        config = make(tmp_path, world)
+        config = make(tmp_path, world, workers)
         load = Load(config)
         with load.running():
             for _ in range(KILLS):
-                with relay(config) as running:
+                with relay(config, workers=workers) as running:
                     pause(random.uniform(0.05, 0.9))
                     running.kill()
                 end_of_life(world)
-        with relay(config) as running:
+        with relay(config, workers=workers) as running:
             settle(world, config, load)
             assert running.stop() == 0
             assert not running.events("queue-destinations-repaired")

@@ -23,7 +23,7 @@ from postward.core import Core
 from postward.model import Delivered, ReportTarget, Window
 from postward.names import Domain
 from postward.reports.outbox import Ended, Outbox
-from postward.reports.schedule import ReportRun, Scheduler
+from postward.reports.schedule import Built, ReportRun, Scheduler, Watcher
 from postward.reports.tables import SCHEMA
 from postward.store import Store, open_store
 from postward_dmarc import tables as dmarc_tables
@@ -38,12 +38,23 @@ NAMES = [f"d{number}.example.com" for number in range(8)]
 RECORD = '"v=TLSRPTv1; rua=mailto:a@example.com,https://r.example.com/x"'
 
 
+class Kept(Watcher):
+    """Keeps what was built."""
+
+    def __init__(self) -> None:
+        self.all: list[Built] = []
+
+    def built(self, built: Built) -> None:
+        self.all.append(built)
+
+
 @dataclass
 class Node:
     store: Store
     plugin: TlsRpt
     outbox: Outbox
     scheduler: Scheduler
+    kept: Kept
 
     async def count(self, *results: Any) -> None:
         await self.store.journal.append(*results)
@@ -73,7 +84,7 @@ async def node(url: str, where: Path, name: str) -> AsyncIterator[Node]:
         )
         core.store = store
         plugin = TlsRpt(TlsRpt.Config(), core)
-        outbox = Outbox(store.results, node=name)
+        outbox, kept = Outbox(store.results, node=name), Kept()
         scheduler = Scheduler(
             jobs=[("tlsrpt", job) for job in plugin.report_jobs()],
             store=store,
@@ -82,8 +93,9 @@ async def node(url: str, where: Path, name: str) -> AsyncIterator[Node]:
             outbox=outbox,
             log=structlog.get_logger(),
             jitter=False,
+            watcher=kept,
         )
-        yield Node(store, plugin, outbox, scheduler)
+        yield Node(store, plugin, outbox, scheduler, kept)
 
 
 async def send_all(each: Node, sent: Counter[tuple[str, str]]) -> None:
@@ -111,7 +123,7 @@ async def test_two_nodes_report_each_session_once_and_send_each_report_once(url:
         async with trio.open_nursery() as nursery:
             for each in nodes:
                 nursery.start_soon(run, each)
-        built = [built for run in runs for built in run.built]
+        built = [built for each in nodes for built in each.kept.all]
         assert not any(run.failed or run.later or run.waiting for run in runs)
         assert sorted(one.report.policy_domain for one in built) == NAMES
         for one in built:
@@ -143,7 +155,7 @@ async def test_counting_while_the_report_is_built_loses_nothing(url: str, tmp_pa
             target = [ReportTarget(uri="mailto:a@example.com")]
             for _ in range(30):
                 for report in await nodes[1].store.write(
-                    lambda connection: nodes[1].plugin.build(connection, WINDOW, NAMES[0], target)
+                    lambda connection: nodes[1].plugin.reporter.build(connection, WINDOW, NAMES[0], target)
                 ):
                     (policy,) = json.loads(gzip.decompress(report.content))["policies"]
                     number = policy["summary"]["total-failure-session-count"]

@@ -47,6 +47,7 @@ async def ask(nameserver: str, name: str, rdtype: str) -> Answer:
 
 @pytest.mark.parametrize("zone", ["secure.test", "nsec3.test"])
 async def test_signed_records_are_secure(nameserver: str, zone: str) -> None:
+    """RFC 7672 §2.1.1."""
     answer = await ask(nameserver, f"_25._tcp.mx1.{zone}", "TLSA")
     assert answer.status is Status.SECURE
     assert answer.security is Security.SECURE
@@ -58,6 +59,7 @@ async def test_signed_records_are_secure(nameserver: str, zone: str) -> None:
 
 
 async def test_unsigned_records_are_insecure(nameserver: str) -> None:
+    """RFC 7672 §2.1.1: no chain of trust leads there, which is no failure."""
     answer = await ask(nameserver, "insecure.test", "MX")
     assert (answer.status, answer.authenticated) == (Status.INSECURE, False)
     assert answer.records[0].exchange.to_text() == "mx1.insecure.test."

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from fuzz_budget import fuzz
+from fuzzing import fuzz
 from postward.http import HttpResponse
 from postward.model import Failure, Mode, ResultType, Severity
 from postward.names import Domain
@@ -82,7 +82,7 @@ def test_record() -> None:
             again = "; ".join([f"v=STSv1; id={read.id}", *(f"{name}={value}" for name, value in read.extensions)])
             assert record.parse(again) == read
 
-    fuzz(target, texts)
+    fuzz(texts, target)
 
 
 def test_records() -> None:
@@ -94,7 +94,7 @@ def test_records() -> None:
         else:
             assert (chosen is None) == (not any(map(meant, several)))
 
-    fuzz(target, st.lists(texts, max_size=4))
+    fuzz(st.lists(texts, max_size=4), target)
 
 
 def test_policy() -> None:
@@ -116,7 +116,7 @@ def test_policy() -> None:
         applied = cache.apply(entry)
         assert (applied is None) == (read.mode is Mode.NONE)
 
-    fuzz(target, bodies)
+    fuzz(bodies, target)
 
 
 def test_lines() -> None:
@@ -125,13 +125,14 @@ def test_lines() -> None:
         assert len(shown) <= 200
         assert all(len(line) <= 500 and "\n" not in line and "\x1b" not in line for line in shown)
 
-    fuzz(target, st.text(max_size=2000) | texts)
+    fuzz(st.text(max_size=2000) | texts, target)
 
 
 def test_findings() -> None:
     """Whatever a domain publishes, looking at it says something and can be shown."""
 
-    def target(several: list[str], body: bytes, media_type: str, hosts: list[str]) -> None:
+    def target(given: tuple[list[str], bytes, str, list[str]]) -> None:
+        several, body, media_type, hosts = given
         error = None
         chosen = None
         try:
@@ -161,4 +162,4 @@ def test_findings() -> None:
         show.seen_json(seen, found)
 
     hosts = st.from_regex(r"[a-z0-9]{1,8}(\.[a-z0-9]{1,8}){1,3}", fullmatch=True)
-    fuzz(target, st.lists(texts, max_size=3), bodies, st.text(max_size=20), st.lists(hosts, max_size=4))
+    fuzz(st.tuples(st.lists(texts, max_size=3), bodies, st.text(max_size=20), st.lists(hosts, max_size=4)), target)

@@ -104,3 +104,11 @@ def test_a_cache_of_the_first_version_is_kept() -> None:
     assert entry is not None
     assert (entry.text, entry.mode, entry.valid(NOW), entry.media_type, entry.due) == (TEXT, Mode.ENFORCE, True, "", 0)
     engine.dispose()
+
+
+@pytest.mark.parametrize(("known", "found"), [("1", "2"), ("2", "1"), ("20261231", "20260101"), ("a", "A")])
+def test_ids_have_no_order(known: str, found: str) -> None:
+    """RFC 8461 §3.1: another id is another policy, be it smaller; the same is the same, and letters count as they stand."""
+    entry = fetched(None, DOMAIN, known, TEXT, NOW)
+    assert next_step(entry, StsRecord(id=found), NOW + 1) is Step.FETCH
+    assert next_step(entry, StsRecord(id=known), NOW + 1) is Step.CACHED

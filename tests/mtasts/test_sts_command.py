@@ -16,8 +16,10 @@ from postward.cli.commands import PluginVerbs
 from postward.errors import ConfigError
 from postward.http import HttpError
 from postward.model import MICROSECONDS
+from postward.names import Domain
 from postward_mtasts import tables
 from postward_mtasts.plugin import MtaSts
+from postward_mtasts.policy import parse
 from postward_mtasts.settings import Settings
 
 TEXT = b"version: STSv1\r\nmode: enforce\r\nmx: mx.b.example\r\nmx: *.c.b.example\r\nmax_age: 604800\r\n"
@@ -33,6 +35,7 @@ class Program:
         self.zones = {"b.example": ZONE, "none.example": "@ MX 10 mx\n"}
         self.pages: dict[str, Any] = {"mta-sts.b.example": TEXT}
         self.core: Any = None
+        self.settings, self.hostname = Settings(), Domain("mx.sender.example")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.core, name)  # the plugin is made before the core is there
@@ -55,7 +58,7 @@ class Program:
 
     def __call__(self, *words: str) -> Any:
         verbs = PluginVerbs(self, "mtasts")  # type: ignore[arg-type]
-        MtaSts(Settings(), self).register_commands(verbs)  # type: ignore[arg-type]
+        MtaSts(self.settings, self).register_commands(verbs)  # type: ignore[arg-type]
         result = CliRunner().invoke(verbs._typer, list(words), standalone_mode=False)
         if result.exception is not None:
             raise result.exception
@@ -70,6 +73,35 @@ class Program:
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
     return Program(tmp_path)
+
+
+# --- policy ---
+
+
+def test_an_own_policy_as_a_file(program: Program) -> None:
+    """RFC 8461 §3.2: what another web server serves is what ours would, and its record has the id of that text."""
+    program.settings = Settings.model_validate(
+        {"host": {"own.example": {"mode": "enforce", "mx": ["mx1.own.example", "*.ü.test"]}}}
+    )
+    [found] = program.json("policy", "own.example")
+    own = program.settings.policies(program.hostname)[Domain("own.example")]
+    assert found == {
+        "domain": "own.example",
+        "url": "https://mta-sts.own.example/.well-known/mta-sts.txt",
+        "text": own.text,
+        "id": own.id,
+        "record": f"v=STSv1; id={own.id};",
+    }
+    result = program("policy", "OWN.example")
+    assert result.return_value == 0
+    read = parse(result.stdout)
+    assert (read, read.mx) == (parse(own.text), ("mx1.own.example", "*.xn--tda.test"))
+    assert result.stderr == f'_mta-sts.own.example. IN TXT "v=STSv1; id={own.id};"\n'
+
+
+def test_no_policy_of_a_domain_that_is_not_ours(program: Program) -> None:
+    with pytest.raises(ConfigError, match=r"plugin\.mtasts\.host: it has no policy of b\.example"):
+        program("policy", "b.example")
 
 
 # --- check ---

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from delivery_rig import RECIPIENT, ZONE, Rig, context_for, make_rig
 from plugin_rig import make_core
 from postward.clock import SystemClock
 from postward.hookspecs import hookimpl
+from postward.http import HttpError
+from postward.lab.ca import Authority, self_signed
 from postward.model import Destination, Mode, MxHost, RecipientOutcome, TlsWish
 from postward.names import Address, Domain
 from postward_mtasts import tables
@@ -86,12 +89,41 @@ async def test_a_policy_domain_in_the_certificate_does_not_do(world: World) -> N
 
 
 async def test_starttls_is_needed(world: World) -> None:
-    """RFC 8461 §4.2, §5: without TLS an enforced host gets nothing."""
+    """RFC 8461 §4, §4.2, §5: without TLS an enforced host gets nothing."""
     world.publish("1", "*.example.test")
     world.rig.mx1.context = world.rig.mx2.context = None
     outcome = await world.deliver()
     assert (outcome.delivered, outcome.permanent) == (False, False)
     assert {reason for *_, reason in world.verdicts()} == {"smtp-starttls-reply-code-502"}
+
+
+@pytest.mark.parametrize(
+    ("context", "reason"),
+    [
+        (context_for("mx1.example.test", not_before=0, not_after=1), "certificate-expired"),
+        (Authority("Nobody").issue([Domain("mx1.example.test")]).server_context(), "unknown-issuer"),
+        (self_signed([Domain("mx1.example.test")]).server_context(), "self-signed-certificate"),
+        (context_for("example.test", cn="mx1.example.test"), "certificate-host-mismatch"),
+    ],
+    ids=["expired", "unknown authority", "self-signed", "CN only"],
+)
+async def test_an_expired_or_untrusted_certificate_gets_no_mail(world: World, context: ssl.SSLContext, reason: str) -> None:
+    """RFC 8461 §4.2: unexpired, a trusted root, and a DNS-ID; each fault is told by its name, and the next host is tried."""
+    world.publish("1", "*.example.test")
+    world.rig.mx1.context = context
+    assert (await world.deliver()).delivered
+    assert (world.rig.mx1.received, len(world.rig.mx2.received)) == ([], 1)
+    assert world.verdicts()[0] == ("mx1.example.test", Mode.ENFORCE, False, reason)
+
+
+@pytest.mark.parametrize("page", [404, 301, b"<html>", HttpError("connect", "nobody is there")])
+async def test_mail_goes_where_a_policy_cannot_be_had(world: World, page: Any) -> None:
+    """RFC 8461 §3.3: with a record and no policy, and nothing cached, mail goes as without MTA-STS, be it in clear."""
+    world.publish("1", "nobody.example.test")
+    world.core.http.pages["mta-sts.example.test"] = page
+    world.rig.mx1.context = None
+    assert (await world.deliver()).delivered
+    assert len(world.rig.mx1.received) == 1
 
 
 async def test_sni_is_the_mx_host_name(world: World) -> None:
@@ -121,6 +153,31 @@ async def test_mode_none_is_as_no_policy(world: World) -> None:
     world.publish("1", mode="none")
     world.rig.mx1.context = None
     assert (await world.deliver()).delivered
+
+
+@pytest.mark.parametrize("page", ["policy", 404])
+async def test_a_thousand_deliveries_cause_one_lookup_and_one_fetch(
+    world: World, autojump_clock: MockClock, page: str | int
+) -> None:
+    """RFC 8461 §3.3: also where the fetch fails, it fails once for all; and none of them goes before the policy is there."""
+    world.publish("1", "mx2.example.test", mode="testing")
+    if page == 404:
+        world.core.http.pages["mta-sts.example.test"] = 404
+    world.core.http.delay = 5
+    world.rig.mx1.context = world.rig.mx2.context = None
+    outcomes: list[RecipientOutcome] = []
+
+    async def one() -> None:
+        outcomes.append(await world.deliver())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(1000):
+            nursery.start_soon(one)
+    assert sum(outcome.delivered for outcome in outcomes) == len(world.rig.mx1.received) == 1000
+    assert len(world.core.http.requests) == 1
+    assert world.rig.dns.queries["_mta-sts.example.test", "TXT"] == 1
+    assert len(world.rig.journal.results) == 1000
+    assert {each.kind for result in world.rig.journal.results for each in result.policies} == {"sts"}
 
 
 # --- before anything fails for good ---

@@ -32,7 +32,7 @@ async def test_the_request() -> None:
     assert (fetched.policy.mode, fetched.text, fetched.media_type) == (Mode.TESTING, POLICY.decode(), "text/plain")
 
 
-@pytest.mark.parametrize("status", [201, 204, 206, 301, 302, 304, 307, 404, 500])
+@pytest.mark.parametrize("status", [201, 203, 204, 206, 301, 302, 304, 307, 404, 500])
 async def test_only_status_200_counts(status: int) -> None:
     """RFC 8461 §3.3: any other status, redirects among them, is no policy."""
     error = await fetch_page(status)
@@ -95,3 +95,11 @@ async def test_what_was_served_is_evidence() -> None:
     """RFC 8460 §4.5: the policy as declared, errors included."""
     assert (await fetch_page(b"version: STSv2\nmode: x")).evidence == ("version: STSv2", "mode: x")
     assert (await fetch_page(b"version: STSv1\nx: \xff\n")).evidence == ("version: STSv1", "x: \N{REPLACEMENT CHARACTER}")
+
+
+async def test_a_media_type_can_be_shown() -> None:
+    """A header may hold what steers a terminal; the type is stored, logged and printed."""
+    http = FakeHttp()
+    http.headers = {"content-type": "text/\x7f\x9b31mplain ; x"}
+    http.pages["mta-sts.b.example"] = POLICY
+    assert (await fetch(http, DOMAIN)).media_type == "text/??31mplain"

@@ -65,7 +65,7 @@ async def test_the_record_is_asked_at_the_domain_as_written(sts: Any, autojump_c
 
 
 async def test_an_alias_at_the_record_is_followed(sts: Any, autojump_clock: MockClock) -> None:
-    """RFC 8461 §8.2: delegation by CNAME; the policy host stays that of the domain."""
+    """RFC 8461 §3.1, §8.2: delegation by CNAME; the policy host stays that of the domain."""
     sts.core.dns.set_zone("b.example", "_mta-sts CNAME _mta-sts.host.example.\n")
     sts.core.dns.set_zone("host.example", '_mta-sts TXT "v=STSv1; id=1"\n')
     sts.serve()
@@ -134,6 +134,7 @@ async def test_back_off_of_five_minutes_per_id(sts: Any, autojump_clock: MockClo
 
 
 async def test_the_back_off_ends_and_survives_a_restart(sts: Any, autojump_clock: MockClock) -> None:
+    """RFC 8461 §3.3: five minutes, whatever happens to the program meanwhile."""
     sts.publish("v=STSv1; id=1")
     sts.page(500)
     await sts.ask()
@@ -252,6 +253,7 @@ async def test_a_withdrawn_policy_that_returns_broken_is_a_problem(sts: Any, aut
 
 
 async def test_concurrent_deliveries_share_one_lookup_and_one_fetch(sts: Any, autojump_clock: MockClock) -> None:
+    """A thousand deliveries to a domain that is not cached are one question and one request."""
     sts.publish("v=STSv1; id=1")
     sts.serve()
     sts.core.http.delay = 5

@@ -54,6 +54,7 @@ def test_mode_none_needs_no_mx() -> None:
 
 
 def test_patterns_are_lower_case_a_labels() -> None:
+    """RFC 8461 §3.2: A-labels, `*.` once and in front."""
     text = EXAMPLE.replace("mail.example.com", "MAIL.XN--bcher-kva.example")
     assert parse(text).mx[0] == "mail.xn--bcher-kva.example"
 

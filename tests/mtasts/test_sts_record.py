@@ -55,6 +55,7 @@ def test_unknown_fields_are_kept_in_order_and_the_first_counts() -> None:
     ],
 )
 def test_invalid_records_say_where(text: str, position: int) -> None:
+    """RFC 8461 §3.1: US-ASCII, the version first, semicolons between the fields, an id of 1 to 32 letters and digits."""
     with pytest.raises(RecordError) as caught:
         parse(text)
     assert (caught.value.slug, caught.value.position) == ("record-syntax-error", position)

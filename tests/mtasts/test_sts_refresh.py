@@ -43,6 +43,7 @@ async def test_policies_are_renewed_daily_though_the_id_is_the_same(sts: Any, au
 
 
 async def test_short_lived_policies_are_renewed_before_they_expire(sts: Any, autojump_clock: MockClock) -> None:
+    """RFC 8461 §3.3, §10.2: SHOULD NOT wait for the expiry."""
     sts.publish("v=STSv1; id=1")
     sts.serve(max_age=3 * HOUR)
     await sts.ask()
@@ -114,6 +115,7 @@ async def test_a_refresh_of_an_unreadable_policy_that_fails_breaks_nothing(sts: 
 
 
 async def test_a_policy_is_renewed_while_dns_is_in_trouble(sts: Any, autojump_clock: MockClock) -> None:
+    """RFC 8461 §3.3, §10.2: whatever the record says, also where it cannot be had."""
     sts.publish("v=STSv1; id=1")
     sts.serve(max_age=2 * 86_400)
     await sts.ask()

@@ -23,7 +23,7 @@ class Rpt:
     def configure(self, **settings: Any) -> None:
         """Make the plugin anew, as a restart does."""
         self.plugin = TlsRpt(TlsRpt.Config(**settings), self.core)
-        (self.job,) = self.plugin.report_jobs()
+        self.job, self.host_job = self.plugin.report_jobs()
 
     async def count(self, *results: TlsResult) -> list[ResultBatch]:
         """Journal results and hand them over as core does."""

@@ -33,7 +33,7 @@ from postward.names import Address, Domain
 from postward.plugins import Plugins
 from postward.smtp.client import Envelope, SmtpConnection
 from postward.smtp.server import ServerSettings, serve
-from postward_tlsrpt import received, submitter, tables
+from postward_tlsrpt import received_tables, submitter, tables
 from postward_tlsrpt.plugin import TlsRpt
 from tlsrpt_samples import mail, plain, policy, zipped
 
@@ -121,8 +121,8 @@ class Server:
 
     async def counted(self) -> dict[str, tuple[int, int]]:
         """Reports and failures, by domain or host."""
-        found = await self.core.store.read(lambda connection: received.look(connection, 0, 1 << 60))
-        return {each.total.domain: (each.total.reports, each.total.failures) for each in found}
+        found = await self.core.store.read(lambda connection: received_tables.domains(connection, 0, 1 << 60))
+        return {each.domain: (each.reports, each.failures) for each in found}
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from plugin_rig import NOON, make_core
 from postward.errors import ConfigError, TryLater
 from postward.model import Failure, Mode, PolicyResult, Report, ReportTarget, ResultType, TlsResult, Window
 from postward.names import Domain
-from postward_tlsrpt import received_tables, tables
+from postward_tlsrpt import counters, received_tables, tables
 from postward_tlsrpt.plugin import TlsRpt
 
 TODAY, YESTERDAY = "2026-11-24", "2026-11-23"
@@ -199,7 +199,7 @@ async def test_where_nothing_is_sent_counters_go_after_a_week(rpt: Any) -> None:
     rpt.configure(send=False)
     await rpt.count(result(STS, day="2026-11-17"), result(STS, day="2026-11-16"))
     assert await rpt.job.windows() == []
-    assert await rpt.core.store.read(lambda connection: tables.days_before(connection, TODAY)) == ["2026-11-17"]
+    assert await rpt.core.store.read(lambda connection: counters.days_before(connection, TODAY)) == ["2026-11-17"]
 
 
 async def test_successes_alone_are_reported_unless_told_otherwise(rpt: Any) -> None:
@@ -226,10 +226,10 @@ async def test_without_a_key_nothing_is_sent_and_that_is_said_once() -> None:
     async with make_core("tlsrpt", tables.SCHEMA, submitter=None) as core:
         plugin = TlsRpt(TlsRpt.Config(), core)
         with structlog.testing.capture_logs() as logs:
-            assert await plugin.windows() == []
-            assert await plugin.windows() == []
+            assert await plugin.reporter.windows() == []
+            assert await plugin.reporter.windows() == []
         assert [line["log_level"] for line in logs] == ["error"]
-        assert await core.store.write(lambda connection: plugin.build(connection, WINDOW, "b.example", ())) == ()
+        assert await core.store.write(lambda connection: plugin.reporter.build(connection, WINDOW, "b.example", ())) == ()
 
 
 async def test_organization_and_contact(rpt: Any) -> None:
@@ -315,15 +315,15 @@ async def test_reports_hold_every_session_once(events: list[list[tuple[str, str,
                 await plugin.emit(batch)
                 await plugin.emit(batch)
         found: Counter[tuple[str, str]] = Counter()
-        for subject in await plugin.subjects(WINDOW):
+        for subject in await plugin.reporter.subjects(WINDOW):
             targets = [ReportTarget(uri=MAIL)]
             (report,) = await core.store.write(
-                lambda connection, subject=subject, targets=targets: plugin.build(connection, WINDOW, subject, targets)
+                lambda connection, subject=subject, targets=targets: plugin.reporter.build(connection, WINDOW, subject, targets)
             )
             for kind, numbers in totals(read(report)).items():
                 found[subject, kind] += sum(numbers)
         assert found == expected
-        assert await plugin.windows() == []
+        assert await plugin.reporter.windows() == []
 
 
 def test_the_migration_makes_what_the_models_say() -> None:

@@ -15,7 +15,7 @@ from plugin_rig import make_core
 from postward.dkim import Signer
 from postward.errors import StoreError
 from postward.names import Address, Domain
-from postward_tlsrpt import received, tables
+from postward_tlsrpt import received_tables, tables
 from postward_tlsrpt.plugin import TlsRpt
 from tlsrpt_samples import as_json, mail, plain, policy, zipped
 
@@ -65,8 +65,8 @@ class Site:
         return start["status"], rest["body"].decode().strip()
 
     async def counted(self) -> int:
-        found = await self.core.store.read(lambda connection: received.look(connection, 0, 1 << 60))
-        return sum(each.total.reports for each in found)
+        found = await self.core.store.read(lambda connection: received_tables.domains(connection, 0, 1 << 60))
+        return sum(each.reports for each in found)
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from plugin_rig import NOON, make_core
 from postward.cli.commands import PluginVerbs
-from postward_tlsrpt import received, received_tables, tables
+from postward.errors import ConfigError
+from postward_tlsrpt import received_tables, tables
 from postward_tlsrpt.message import reports_in
 from postward_tlsrpt.own import Own, share
 from postward_tlsrpt.plugin import TlsRpt
@@ -52,8 +53,12 @@ async def take(receiver: Any, value: dict[str, Any], via: str = "mail", voucher:
 
 
 async def looked(receiver: Any) -> dict[str, Any]:
-    found = await receiver._core.store.read(lambda connection: received.look(connection, *FOREVER))
-    return {each.total.domain: each for each in found}
+    found = await receiver._core.store.read(lambda connection: received_tables.domains(connection, *FOREVER))
+    return {each.domain: each for each in found}
+
+
+async def lines(receiver: Any, what: Any, domain: str = "example.com") -> list[Any]:
+    return list(await receiver._core.store.read(lambda connection: what(connection, domain, *FOREVER)))
 
 
 # --- once ---
@@ -64,7 +69,7 @@ async def test_a_report_counts_once_by_whatever_way_it_comes_again(receiver: Any
     """RFC 8460 §5.3: a report is known by its submitter and its id."""
     assert await take(receiver, plain()) == "stored"
     assert await take(receiver, plain(), via, "other.example") == "duplicate"
-    total = (await looked(receiver))["example.com"].total
+    total = (await looked(receiver))["example.com"]
     assert (total.reports, total.successes, total.failures) == (1, 5326, 303)
 
 
@@ -79,11 +84,11 @@ async def test_one_report_counts_once_whatever_the_number_of_its_policies(receiv
     """RFC 8460 §4: several policies in one report."""
     await take(receiver, plain(policies=[about("example.com", 3), about("example.com", 4), about("mx1.example.com", 5)]))
     found = await looked(receiver)
-    assert {name: (each.total.reports, each.total.successes) for name, each in found.items()} == {
+    assert {name: (each.reports, each.successes) for name, each in found.items()} == {
         "example.com": (1, 7),
         "mx1.example.com": (1, 5),
     }
-    assert [each.total.is_host for each in found.values()] == [False, True]
+    assert [each.is_host for each in found.values()] == [False, True]
 
 
 # --- ours ---
@@ -128,17 +133,17 @@ async def test_texts_that_databases_do_not_take_are_kept_all_the_same(receiver: 
     details = [detail(odd, 1, **{"failure-reason-code": odd})]
     value = plain(**{"organization-name": odd, "policies": [policy(1, 1, **{"failure-details": details})]})
     assert await take(receiver, value) == "stored"
-    (found,) = (await looked(receiver)).values()
-    assert found.timeline[0].sessions.organization == "\ufffd" + "x" * 999
+    (found,) = await lines(receiver, received_tables.timeline)
+    assert found.organization == "\ufffd" + "x" * 999
     assert received_tables._storable("a\ud800") == "a\ufffd"
 
 
 async def test_a_thousand_details_are_kept_and_the_rest_by_its_type(receiver: Any) -> None:
     many = [detail("certificate-expired", 1, **{"failure-reason-code": str(number)}) for number in range(1500)]
     assert await take(receiver, plain(policies=[policy(0, 1500, **{"failure-details": many})])) == "stored"
-    (found,) = (await looked(receiver)).values()
-    assert sum(line.n for line in found.timeline[0].failures) == 1500
-    assert len(found.timeline[0].failures) == 1001
+    found = await lines(receiver, received_tables.failures)
+    assert sum(line.n for line in found) == 1500
+    assert len(found) == 1001
 
 
 # --- shown ---
@@ -147,25 +152,20 @@ async def test_a_thousand_details_are_kept_and_the_rest_by_its_type(receiver: An
 async def test_every_report_of_the_field_is_shown(receiver: Any) -> None:
     for name, value in SAMPLES.items():
         assert await take(receiver, value, voucher=f"{name}.example") == "stored", name
-    (found,) = [each for each in (await looked(receiver)).values() if not each.total.is_host]
-    assert found.total.reports == len(SAMPLES)
-    assert {each.sessions.organization for each in found.timeline} == {value["organization-name"] for value in SAMPLES.values()}
-    shown = received.to_json(found)
-    assert sum(line["successful"] for line in shown["timeline"]) == shown["successful"]
-    for kind in shown["explained"]:
-        assert kind["happened"]
-        assert kind["do"]
+    total = (await looked(receiver))["example.com"]
+    timeline = await lines(receiver, received_tables.timeline)
+    assert total.reports == len(SAMPLES)
+    assert {each.organization for each in timeline} == {value["organization-name"] for value in SAMPLES.values()}
+    assert sum(each.successes for each in timeline) == total.successes
 
 
 async def test_failures_stay_with_who_reported_them(receiver: Any) -> None:
     await take(receiver, plain(), voucher="a.example")
     other = plain(**{"organization-name": "B", "report-id": "b"}, policies=[policy(5, 0)])
     await take(receiver, other, voucher="b.example")
-    (found,) = (await looked(receiver)).values()
-    lines = {each.sessions.organization: [(line.result_type, line.n) for line in each.failures] for each in found.timeline}
-    assert lines == {"Company-X": [("certificate-expired", 303)], "B": []}
-    (kind,) = received.explained(found.timeline)
-    assert (kind.organizations, kind.sessions) == (("Company-X",), 303)
+    found = await lines(receiver, received_tables.failures)
+    assert [(each.organization, each.result_type, each.n) for each in found] == [("Company-X", "certificate-expired", 303)]
+    assert [each.organization for each in await lines(receiver, received_tables.timeline)] == ["B", "Company-X"]
 
 
 class Program:
@@ -206,60 +206,37 @@ def program(tmp_path: Path) -> Program:
 
 def test_nothing_received_is_said(program: Program) -> None:
     result = program("received")
-    assert (result.return_value, result.output) == (0, "No TLS reports about any domain or host in the last 30 days.\n")
+    assert (result.return_value, result.output) == (0, "no TLS reports about us in 30 days\n")
     assert program("received", "--json").output == ""
+    assert program("received", "example.com").output == "no TLS reports about example.com\n"
 
 
 def test_the_timeline_and_what_to_do(program: Program) -> None:
     program.values = [plain()]
-    result = program("received")
+    assert program("received").return_value == 1
+    result = program("received", "example.com")
     assert result.return_value == 1
-    for text in (
-        "domain example.com: 1 reports; sessions: 5,326 good, 303 failed",
-        "2026-11-23",
-        "Company-X",
-        "303 certificate-expired",
-        "The certificate of the mail server was out of date",
-        "What to do: Renew it",
-    ):
+    for text in ("2026-11-23", "Company-X", "5326", "303", "certificate-expired", "was out of date", "Renew it"):
         assert text in result.output
 
 
 def test_one_domain_as_json(program: Program) -> None:
-    program.values = [plain(policies=[about("example.com", 2), about("mx1.example.com", 3)])]
-    result = program("received", "MX1.Example.com", "--json")
-    value = json.loads(result.output)
-    assert result.return_value == 0
-    assert {name: value[name] for name in ("domain", "kind", "reports", "successful", "failed", "explained")} == {
-        "domain": "mx1.example.com",
-        "kind": "host",
-        "reports": 1,
-        "successful": 3,
-        "failed": 0,
-        "explained": [],
-    }
-    assert value["timeline"] == [
-        {
-            "day": "2026-11-23",
-            "organization": "Company-X",
-            "submitter": "company-x.example",
-            "policy_type": "sts",
-            "reports": 1,
-            "successful": 3,
-            "failed": 0,
-            "failures": [],
-        }
-    ]
+    program.values = [plain(policies=[about("example.com", 2), about("mx1.example.com", 3, 1)])]
+    first, second = (json.loads(each) for each in program("received", "MX1.Example.com", "--json").output.splitlines())
+    day = {"day": "2026-11-23", "organization": "Company-X", "submitter": "company-x.example", "policy_type": "sts"}
+    assert first == {"kind": "day", "domain": "mx1.example.com", **day, "reports": 1, "successes": 3, "failures": 1}
+    assert (second["kind"], second["result_type"], second["n"]) == ("failure", "certificate-expired", 1)
+    assert second["happened"]
+    assert second["do"]
+    assert [json.loads(each)["is_host"] for each in program("received", "--json").output.splitlines()] == [False, True]
 
 
 def test_what_is_longer_ago_is_not_shown(program: Program) -> None:
-    program.values = [
-        plain(**{"date-range": {"start-datetime": "2026-10-01T00:00:00Z", "end-datetime": "2026-10-01T23:59:59Z"}})
-    ]
+    dates = {"start-datetime": "2026-10-01T00:00:00Z", "end-datetime": "2026-10-01T23:59:59Z"}
+    program.values = [plain(**{"date-range": dates})]
     assert json.loads(program("received", "--json", "--days", "90").output)["reports"] == 1
     assert program("received", "--json").output == ""
 
 
-def test_a_name_that_is_none_is_a_usage_error(program: Program) -> None:
-    result = program("received", "no name")
-    assert "DOMAIN" in str(result.exception.format_message()) if result.exception else result.exit_code == 2
+def test_a_name_that_is_none_is_an_error_of_use(program: Program) -> None:
+    assert isinstance(program("received", "no name").exception, ConfigError)

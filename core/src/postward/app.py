@@ -42,8 +42,10 @@ from postward.queue.store import Queue
 from postward.queue.tables import SCHEMA as QUEUE_SCHEMA
 from postward.queue.types import ALL, Shards
 from postward.reports.outbox import Outbox
-from postward.reports.schedule import ReportRun, Scheduler
+from postward.reports.post import Post
+from postward.reports.schedule import ReportRun, Scheduler, Watcher
 from postward.reports.sender import Sender, SendRun
+from postward.reports.suppressions import Suppressions
 from postward.reports.tables import SCHEMA as REPORTS_SCHEMA
 from postward.store import open_store
 from postward.supervise import keep_running
@@ -97,9 +99,10 @@ class App:
     """One assembled Postward.
 
     Entering it loads the plugins, opens and migrates the databases, asks the resolver for its self-test and starts handing
-    results to the plugins. With `service`, background tasks and the report schedule run too, as `postward run` wants;
-    without, only what is asked for happens. Of several processes of a node, one has the `service` and hands out results
-    (`emit`), and each has its `shards` of the queue. `extra` are plugin objects to add to the configured ones, by name.
+    results to the plugins. With `service`, background tasks and the report schedule run too, as `postward run` wants, and
+    mailed reports go into the queue, which `MailService` delivers; without, only what is asked for happens. Of several
+    processes of a node, one has the `service` and hands out results (`emit`), and each has its `shards` of the queue. `extra`
+    are plugin objects to add to the configured ones, by name.
     """
 
     def __init__(
@@ -193,10 +196,11 @@ class App:
                 )
             )
             for core in self._cores.values():
-                core.store = self.store
+                core.store, core.suppressions = self.store, Suppressions(self.store.results)
             self.outbox = Outbox(self.store.results, node=config.core.node)
             spool = config.core.data_dir / "spool"
             self.queue = Queue(self.store.node_db, self.store.journal, spool, self.clock, shards=self._shards)
+            self.post = Post(outbox=self.outbox, queue=self.queue, signer=self.signer, clock=self.clock, log=self.log)
             self.sender = self._make_sender()
             self.pipeline = self._make_pipeline()
             watch = self._watch_resolver()
@@ -237,14 +241,22 @@ class App:
         """Wait until every plugin has taken the results that are journalled now; whether it did within `timeout` seconds."""
         return await self.emitter.caught_up(timeout)
 
-    async def run_reports(self) -> ReportsDone:
+    async def run_reports(self, *, day: str | None = None, watcher: Watcher | None = None) -> ReportsDone:
         """Build the reports of every window that is over, and send at once what is due.
 
         The plugins get a minute to take what is journalled; a window that one of them has not taken completely waits.
         """
-        await self.emitted(HAND_OVER_WITHIN)
-        run = await self._scheduler(jitter=False).run_once()
+        run = await self.build_reports(day=day, watcher=watcher)
         return ReportsDone(run, await self.sender.send_due())
+
+    async def build_reports(self, *, day: str | None = None, watcher: Watcher | None = None) -> ReportRun:
+        """Build the reports of every window that is over, or of one UTC day; they are due at once. `watcher` sees them."""
+        await self.emitted(HAND_OVER_WITHIN)
+        return await self._scheduler(jitter=False, watcher=watcher).run_once(day=day)
+
+    def report_jobs(self) -> list[tuple[str, ReportJob]]:
+        """The kinds of report of all plugins, each with the plugin's name. Raises what stops a plugin's assembly."""
+        return [(each.plugin, job) for each in self.hooks.collect(hookspecs.report_jobs) for job in _value(each)]
 
     # --- parts ---
 
@@ -269,15 +281,15 @@ class App:
             signer=self.signer,
             http=self.http,
             send=self.deliver,
+            # Without the service nobody would deliver what is put into the queue.
+            post=self.post if self._service else None,
             log=self.log,
             private_addresses=self.config.reports.private_addresses,
         )
 
-    def _scheduler(self, *, jitter: bool) -> Scheduler:
-        outcomes = self.hooks.collect(hookspecs.report_jobs)
-        jobs: list[tuple[str, ReportJob]] = [(each.plugin, job) for each in outcomes for job in _value(each)]
+    def _scheduler(self, *, jitter: bool, watcher: Watcher | None = None) -> Scheduler:
         return Scheduler(
-            jobs=jobs,
+            jobs=self.report_jobs(),
             store=self.store,
             clock=self.clock,
             closed_until=self.store.closed_until,
@@ -285,6 +297,7 @@ class App:
             log=self.log,
             jitter=jitter,
             built=self.sender.kick,
+            watcher=watcher,
         )
 
     def _start_service(self, nursery: trio.Nursery) -> None:

@@ -232,7 +232,7 @@ class ListenConfig(Section):
     """One listener. Clients in `networks` may send without logging in; on a Unix socket everybody who can open it may.
 
     A certificate makes it offer STARTTLS; `tls = "required"` takes no mail without it, `"implicit"` begins with the handshake
-    (RFC 8314). `users_file` lets those in it log in, over TLS. A client is one IP address.
+    (RFC 8314). `users_file` lets those in it log in, over TLS. A client is one IPv4 address or one IPv6 /64.
     """
 
     kind: Literal["smtp", "submission", "lmtp"]
@@ -280,10 +280,23 @@ class InboundConfig(Section):
     per_minute: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 60
 
 
+class WebCertificate(Section):
+    """A certificate for HTTPS, shown to who asks for a name in it."""
+
+    cert_file: FilePath
+    key_file: FilePath
+
+
 class WebConfig(Section):
-    """Where the web pages are served."""
+    """Where web pages are served.
+
+    `bind` is for this machine, or for a proxy on it. `public` is for strangers: the policies of MTA-STS and the place where
+    reports are posted, over HTTPS with the `certificates`, in clear without.
+    """
 
     bind: Bind = "127.0.0.1:8460"
+    public: Bind | None = None
+    certificates: tuple[WebCertificate, ...] = ()
 
 
 class PluginSettings(Section):

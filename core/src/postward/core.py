@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from postward.dns import Resolver
     from postward.http import HttpClient
     from postward.net import Network
+    from postward.reports import Suppressions
     from postward.store import Store
     from postward.tls import TrustStore
 
@@ -38,7 +39,7 @@ class Core:
     """The services of the core, as plugins see them. A plugin reads it and never changes it.
 
     A plugin is made before the database is open, because its tables are part of that database: `store` may be used from
-    `lifespan` on.
+    `lifespan` on, and so may `suppressions`, the list of those who get no reports.
 
     `hostname` is this host's mail name; `node` names this machine among several that share a database. `trust` holds the
     WebPKI roots. `signer` holds the DKIM keys that are configured here; `submitter` is the domain that reports come from, None
@@ -60,6 +61,7 @@ class Core:
     log: FilteringBoundLogger
     certificates: tuple[OwnCertificate, ...] = ()
     store: Store = field(init=False)
+    suppressions: Suppressions = field(init=False)
 
 
 class Commands(Protocol):

@@ -1,7 +1,7 @@
 """A small HTTPS client on our own seams: one request, one answer, nothing followed, nothing cached.
 
 Streams come from `net`, names from `dns`, and certificates are judged by the same table as those of mail servers, so a
-policy host and an MX host fail in the same words (RFC 8461 §3.3, RFC 8460 §5.4).
+policy host and an MX host fail in the same words (RFC 8461 §3.3, §7.1; RFC 8460 §5.4).
 """
 
 from __future__ import annotations
@@ -163,6 +163,7 @@ class H11Client:
         try:
             # RFC 9112 §9.8: a body that only the connection ends is whole behind close_notify alone; anybody can cut TCP. Of
             # what is not fetched but sent, the status says enough.
+            # RFC 8461 §7.1: SNI is the host that was asked for.
             shake = tls.client_handshake(transport, endpoint, endpoint.host, alpn=("http/1.1",), abrupt_end=not whole)
             stream, peer = await shake
             if verify:

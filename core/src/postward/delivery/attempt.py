@@ -295,7 +295,7 @@ class Dialler:
 
 
 def refusal(verdicts: Judged) -> str:
-    """Which enforcing policy was not satisfied, and why, in one line."""
+    """Which enforcing policy was not satisfied, and why, in one line; for now, as another policy may come (RFC 8461 §5.1)."""
     failed = next((policy, verdict) for policy, verdict in verdicts if not verdict.passed and policy.mode.value == "enforce")
     policy, verdict = failed
     why = verdict.failure

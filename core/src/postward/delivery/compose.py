@@ -19,7 +19,7 @@ Judged = Sequence[tuple[TlsPolicy, Verdict]]
 
 
 def may_proceed(verdicts: Iterable[tuple[TlsPolicy, Verdict]]) -> bool:
-    """Whether mail may go over a connection: every enforcing policy passed."""
+    """Whether mail may go over a connection: every enforcing policy passed (RFC 8461 §4, RFC 7672 §2.2)."""
     return all(verdict.passed for policy, verdict in verdicts if policy.mode is Mode.ENFORCE)
 
 
@@ -29,7 +29,7 @@ def acting(policies: Iterable[TlsPolicy]) -> list[TlsPolicy]:
 
 
 def prior_verdict(policy: TlsPolicy, host: Domain) -> Verdict | None:
-    """The verdict that stands before any connection: the policy could not be had, or does not name this host."""
+    """The verdict that stands before any connection: the policy could not be had, or does not name the host (RFC 8461 §4.1)."""
     if policy.problem is not None:
         return Verdict(passed=False, failure=policy.problem)
     if policy.mx_patterns and not any(pattern_matches(pattern, host) for pattern in policy.mx_patterns):
@@ -39,7 +39,10 @@ def prior_verdict(policy: TlsPolicy, host: Domain) -> Verdict | None:
 
 
 def exclusions(policies: Sequence[TlsPolicy], host: Domain) -> list[tuple[TlsPolicy, Verdict]]:
-    """All verdicts that stand before dialling, if one of them is that of an enforcing policy and so rules the host out."""
+    """All verdicts that stand before dialling, if one of them is that of an enforcing policy and so rules the host out.
+
+    It is ruled out when its turn has come, like a host that cannot be reached, and not before (RFC 8461 §5.1, §8.4).
+    """
     verdicts = [(policy, prior_verdict(policy, host)) for policy in policies]
     known = [(policy, verdict) for policy, verdict in verdicts if verdict is not None]
     return [] if may_proceed(known) else known
@@ -57,7 +60,8 @@ def needs_tls(policies: Sequence[TlsPolicy], wish: TlsWish, *, always: bool, ins
 
 
 def server_name(policies: Sequence[TlsPolicy], mx: MxHost) -> Domain:
-    """The SNI to send: the first a policy asks for, such as the TLSA base domain (RFC 7672 §8.1), else the MX host name."""
+    """The SNI to send: the first a policy asks for, such as the TLSA base domain (RFC 7672 §8.1), else the MX host name
+    (RFC 8461 §7.1)."""
     wanted = (policy.server_name for policy in policies if policy.problem is None)
     return next((name for name in wanted if name is not None), mx.name)
 

@@ -56,12 +56,16 @@ class Keeper:
         assert self._kept is None, "a connection is kept already"
         self._kept, self._ended = kept, ended
 
-    async def take(self, domain: Domain, wish: TlsWish) -> Kept | None:
-        """The kept connection, if it serves this domain and wish and may take one more; one that does not is closed."""
+    async def take(self, domain: Domain, wish: TlsWish, *, is_report: bool = False) -> Kept | None:
+        """The kept connection, if it serves this domain and wish and may take one more; one that does not is closed.
+
+        RFC 8460 §3: a session that carries reports is not counted, so reports and other mail have connections of their own.
+        """
         kept = self._kept
         if kept is None:
             return None
-        same = kept.report.domain == domain and kept.dialler.offer.wish is wish
+        offer = kept.dialler.offer
+        same = kept.report.domain == domain and offer.wish is wish and offer.is_report is is_report
         young = kept.messages < self._messages and trio.current_time() - kept.opened < self._longest
         if same and young and kept.connection.usable:
             return kept

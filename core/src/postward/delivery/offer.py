@@ -25,6 +25,11 @@ class Offer:
     requests: Mapping[Address, DsnRequest] = field(default_factory=dict)
 
     @property
+    def is_report(self) -> bool:
+        """Whether it is for mail that is itself a report."""
+        return self.message is not None and self.message.is_report
+
+    @property
     def insists(self) -> bool:
         """Whether it must not go without REQUIRETLS. A bounce rather goes without than not at all (RFC 8689 §5)."""
         return self.wish is TlsWish.REQUIRE and (self.message is None or self.message.sender is not None)

@@ -1,7 +1,8 @@
 """From a message to the hosts of its next hops: routes, policies, hosts in order, and the result of every session.
 
 The domain's policies are asked once per delivery, before any connection; the host's before each host. Whether a connection
-may be used is decided in one place, `compose.may_proceed`. Failures are temporary unless proven permanent. A connection that
+may be used is decided in one place, `compose.may_proceed`; a host that fails counts as out of reach, and its successors follow
+in their order (RFC 8461 §5.1). Failures are temporary unless proven permanent. A connection that
 a caller keeps serves its next message without any of this.
 """
 
@@ -161,7 +162,7 @@ class Pipeline:
 
     async def _over_kept(self, run: Run, keeper: Keeper, started: int) -> bool:
         """Use the connection that is kept, if there is one. False when everything is still to be done."""
-        kept = await keeper.take(run.destination.domain, run.offer.wish)
+        kept = await keeper.take(run.destination.domain, run.offer.wish, is_report=run.offer.is_report)
         if kept is None:
             return False
         if run.offer.insists and not kept.session.require_tls:
@@ -255,6 +256,7 @@ class Pipeline:
         except RouteError as exc:
             run.absent += exc.permanent
             run.last_error = exc.reply
+            # RFC 7672 §2.2.1: what is logged and reported is the name that the MX record has, not what an alias makes of it.
             results = await self._unresolved(run, mx, exc)
             self.results.report(run, mx.name, Session(error=exc.reply), results, address="", started=started)
             return

@@ -1,7 +1,7 @@
 """Where mail for a domain goes: MX records, or the domain itself (RFC 5321 §5.1), with what DNSSEC says of them.
 
 A lookup that failed never reads as an absence: it defers (RFC 7672 §2.1.2). Addresses are looked up before TLSA records,
-because some name servers answer those with errors (RFC 7672 §2.2.2).
+because some name servers answer those with errors (RFC 7672 §2.2.2). Preference alone orders the hosts (RFC 7672 §2.2.1).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Exchange:
 
 
 async def find_route(domain: Domain, resolver: Resolver) -> Destination:
-    """The hosts of a domain in the order in which to try them. Raises `RouteError`."""
+    """The hosts of a domain by preference alone, whatever TLSA records they have (RFC 7672 §2.2.1). Raises `RouteError`."""
     if domain.is_literal:
         return _literal(domain)
     answer = await resolver.query(domain, "MX")
@@ -106,7 +106,7 @@ def _hosts(domain: Domain, answer: Answer) -> tuple[MxHost, ...]:
 
 
 async def resolve_host(mx: MxHost, resolver: Resolver) -> MxHost:
-    """The host with its addresses and what DNSSEC says of them. Raises `RouteError`; that excludes this host only.
+    """The host with its addresses and what DNSSEC says of them. Raises `RouteError`: only this host is out (RFC 7672 §2.1.2).
 
     An address family that is absent or could not be looked up does not spoil the other; the answer is secure only where
     what is used of it is (RFC 7672 §2.1.3).

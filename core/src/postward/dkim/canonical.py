@@ -73,7 +73,9 @@ def header(field: Field, *, relaxed: bool) -> bytes:
     if not relaxed:
         return field.raw
     value = field.value.replace(b"\r\n", b"")
-    return field.name + b":" + _SPACES.sub(b" ", value).strip(b" ")
+    if b"  " in value or b"\t" in value:
+        value = _SPACES.sub(b" ", value)
+    return field.name + b":" + value.strip(b" ")
 
 
 def body(content: bytes, *, relaxed: bool) -> bytes:

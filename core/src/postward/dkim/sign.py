@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -120,24 +121,24 @@ class Signer:
         keys = self._keys.get(domain)
         if not keys:
             raise NoKey(f"no DKIM key for {domain}")
-        names = list(_names(fields, headers))
+        names, listed = _names(tuple(field.name for field in fields), tuple(headers))
         digest = hashlib.sha256()
         for chosen in canonical.choose(fields, names):
             digest.update(canonical.header(chosen, relaxed=True) + b"\r\n")
-        listed = _fold([name.decode() for name in names])
         seconds = (time.time_ns() // 1000 if at is None else at) // MICROSECONDS
         return b"".join(_field(key, listed, body_digest, digest.copy(), seconds) for key in keys)
 
 
-def _names(fields: Sequence[Field], extra: Sequence[str]) -> Iterator[bytes]:
+@lru_cache(maxsize=64)
+def _names(there: tuple[bytes, ...], extra: tuple[str, ...]) -> tuple[tuple[bytes, ...], str]:
+    """The names to sign, and how `h=` lists them. Mails of one program have the same fields again and again."""
     added = [name.lower().encode("ascii") for name in extra]
     wanted = _SIGNED.union(added) if added else _SIGNED
-    there = [field.name for field in fields if field.name in wanted]
     if b"from" not in there:
         raise ValueError("a message without From cannot be signed")
-    yield from there
-    yield b"from"
-    yield from dict.fromkeys(name for name in added if name != b"from")
+    again = dict.fromkeys(name for name in added if name != b"from")
+    names = (*(name for name in there if name in wanted), b"from", *again)
+    return names, _fold([name.decode() for name in names])
 
 
 def _field(key: SigningKey, listed: str, body_digest: bytes, digest: hashlib._Hash, seconds: int) -> bytes:

@@ -1,7 +1,8 @@
 """What a DNS question came to, in four states.
 
 "Failed" never reads as "absent": an answer that could not be had or not be trusted (SERVFAIL, bogus, timeout) must hold mail
-back where a proven absence would let it go (RFC 7672 §2.1.2).
+back where a proven absence would let it go (RFC 7672 §2.1.2). A zone whose parent vouches for another key is failed, one that
+the parent does not vouch for at all is insecure; the resolver tells which (RFC 4035 §5.2).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class DnsFailure:
     """Why a lookup failed.
 
     `rcode` is the text of the response code (`SERVFAIL`), or `TIMEOUT`, `NETWORK`, `MALFORMED`, `LAME`, `LOOP`. `ede` are
-    the extended errors (RFC 8914), code and text; the text comes from the network and is not to be trusted. `detail` is one
+    the extended errors (RFC 8914 §4), code and text; the text comes from the network and is not to be trusted. `detail` is one
     line for people.
     """
 

@@ -209,7 +209,7 @@ class SystemResolver:
         try:
             with trio.fail_after(self._try_timeout):
                 response = await self._transport.datagram(server, query, accept)
-                if cut := wire.is_truncated(response):
+                if cut := wire.is_truncated(response):  # RFC 7766 §5
                     response = await self._transport.stream(server, query)
                     if not wire.is_answer(query, response) or wire.is_truncated(response):
                         return wire.failed(name, "MALFORMED", f"{server} answered something else over TCP")

@@ -58,7 +58,10 @@ class Reading:
 
 
 def make_query(name: dns.name.Name, rdtype: str) -> bytes:
-    """A query with a random id. Raises `dns.exception.DNSException` for a type that does not exist."""
+    """A query with a random id: AD set, CD and DO clear (RFC 6840 §5.7), little enough for one datagram (RFC 9715 §3).
+
+    Raises `dns.exception.DNSException` for a type that does not exist.
+    """
     query = dns.message.make_query(
         name,
         rdtype,
@@ -212,7 +215,7 @@ def _understand(message: _Message, name: dns.name.Name, *, trusted: bool, server
         return failed(name, "LAME", f"{server} does not answer but refers to other servers, so it is no resolver")
     if len(chain) > 1 and not nxdomain and message.absence is None:
         return Reading(chain=tuple(chain), authenticated=authenticated, ttl=ttl, finished=False)
-    # Without the SOA nothing says how long the absence holds, so it is not kept.
+    # RFC 2308 §5: without the SOA nothing says how long the absence holds, so it is not kept.
     ttl = min(ttl, message.absence or 0)
     return Reading(chain=tuple(chain), authenticated=authenticated, nxdomain=nxdomain, ttl=ttl)
 

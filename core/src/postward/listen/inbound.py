@@ -131,7 +131,7 @@ class Inbound:
         relayed = await self.relay.content(session, others)
         return relayed if isinstance(relayed, Reply) else _Both(ours, relayed)
 
-    async def authenticate(self, session: Session, user: str, password: str) -> bool:
+    async def authenticate(self, session: Session, user: str, password: str) -> bool | Reply:
         """As the relay has it."""
         return await self.relay.authenticate(session, user, password)
 

@@ -1,7 +1,7 @@
 """The open doors: sockets that accept clients, each client on a task of its own, none able to take the others down.
 
-Clients are bounded at each door, in all and for each address; who comes beyond that hears 421 and goes. Certificates are read
-again on demand, and a new one that cannot be used leaves the old one in force.
+Clients are bounded at each door, in all and for each address (or IPv6 /64); who comes beyond that hears 421 and goes.
+Certificates are read again on demand, and a new one that cannot be used leaves the old one in force.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from postward.errors import ConfigError
+from postward.listen.clients import client_of
 from postward.smtp.server import Closing, serve
 from postward.stream import SocketStream
 from postward.tls import server_context
@@ -132,7 +133,7 @@ class Listeners:
                 continue
             peer = address[0] if isinstance(address, tuple) else ""
             stream = SocketStream(accepted)
-            key = (number, peer)
+            key = (number, client_of(peer))
             too_many = bool(peer) and self._from[key] >= door.entry.max_per_client
             if too_many or self._at[number] >= door.entry.max_clients:
                 clients.start_soon(self._turn_away, stream, peer)
@@ -140,13 +141,13 @@ class Listeners:
             self._clients += 1
             self._at[number] += 1
             self._from[key] += 1
-            clients.start_soon(self._client, door, stream, key)
+            clients.start_soon(self._client, door, stream, peer, key)
 
-    async def _client(self, door: Door, stream: SocketStream, key: tuple[int, str]) -> None:
+    async def _client(self, door: Door, stream: SocketStream, peer: str, key: tuple[int, str]) -> None:
         try:
-            await serve(stream, door.handler, door.settings, peer=key[1], closing=self._closing)
+            await serve(stream, door.handler, door.settings, peer=peer, closing=self._closing)
         except Exception:  # noqa: BLE001 - one client's trouble must not end the others
-            self._log.exception("client-crashed", peer=key[1])
+            self._log.exception("client-crashed", peer=peer)
             await trio.aclose_forcefully(stream)
         finally:
             self._clients -= 1

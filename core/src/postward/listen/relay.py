@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from postward.delivery.wish import wish_of
 from postward.dkim import BodyHasher, signing_domain
 from postward.errors import StoreError
+from postward.listen.clients import WrongLogins
 from postward.listen.received import Arrival, complete, count_hops, received_field
 from postward.log import fresh_cid
 from postward.model import TlsWish
@@ -40,6 +41,7 @@ _NOT_STORED: Final = Reply(451, ("the message could not be stored",), "4.3.0")
 _NEVER: Final = Reply(554, ("a message of this kind cannot be stored",), "5.6.0")
 _DENIED: Final = Reply(550, ("you may not send mail through this server",), "5.7.1")
 _LOGIN_FIRST: Final = Reply(530, ("log in first",), "5.7.0")
+_LATER: Final = Reply(454, ("too many failed logins from your network, please come back",), "4.7.0")
 _LOOP: Final = Reply(554, ("this message goes in circles",), "5.4.6")
 _NOT_HERE: Final = Reply(550, ("no mail is sent to that address",), "5.1.2")
 
@@ -58,6 +60,7 @@ class Services:
     log: FilteringBoundLogger
     room: Callable[[int], bool]
     queued: Callable[[Collection[Domain], Sequence[Job]], None]
+    wrong_logins: WrongLogins = field(default_factory=WrongLogins)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +94,17 @@ class Relay:
         """Take the content into the queue."""
         return _Incoming(self.services, session, envelope, submission=self.submission)
 
-    async def authenticate(self, session: Session, user: str, password: str) -> bool:
-        """Whether this is the password of one of `users`."""
-        good = self.users is not None and await self.users.check(user, password)
+    async def authenticate(self, session: Session, user: str, password: str) -> bool | Reply:
+        """Whether this is the password of one of `users`; a client that was wrong too often hears nothing about it."""
+        log, wrong, peer = self.services.log, self.services.wrong_logins, session.peer
+        good = not wrong.too_many(peer) and self.users is not None and await self.users.check(user, password)
+        # Asked again: many sessions may have guessed at once.
+        if wrong.too_many(peer):
+            log.warning("login-refused", user=user[:100], peer=peer, reason="too many failed logins from there")
+            return _LATER
         if not good:
-            self.services.log.info("login-failed", user=user[:100], peer=session.peer)
+            wrong.count(peer)
+            log.info("login-failed", user=user[:100], peer=peer)
         return good
 
     @property

@@ -22,6 +22,7 @@ from postward.names import Domain
 from postward.queue import pick as picking
 from postward.queue.pick import EVERYTHING, Counts, Dropped, Listed, Page, Pick, RecipientState, Shown
 from postward.queue.read import read_message, read_recipients
+from postward.queue.report_ends import remember_dropped
 from postward.queue.rows import Entry, raw, refresh, remove_if_ended
 from postward.queue.spool import Spool
 from postward.queue.tables import HELD, PENDING
@@ -285,6 +286,7 @@ def _remove(
     if exactly and not all(database.execute(there, key[:2]).fetchone() for key in keys):
         return 0, ()
     query = "DELETE FROM queue_recipients WHERE message = ? AND position = ?"
+    remember_dropped(database, {message for message, _, _ in keys})
     count = sum(database.execute(query, key[:2]).rowcount for key in keys)
     for message in {message for message, _, _ in keys}:
         spool = database.execute("SELECT spool FROM queue_messages WHERE id = ?", (message,)).fetchone()

@@ -44,7 +44,7 @@ _DUE: Final = (
 _OLD: Final = (
     f"SELECT message FROM queue_recipients JOIN queue_messages ON id = message"
     f" WHERE domain = ? AND state = {PENDING} AND next_try <= ?"
-    " AND (received <= ? AND told_delay = 0 OR received <= ? OR received <= ? AND sender = '')"
+    " AND (received <= ? AND told_delay = 0 OR received <= ? OR received <= ? AND (sender = '' OR is_report))"
     " ORDER BY next_try, message, position"
 )
 

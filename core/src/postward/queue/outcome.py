@@ -62,7 +62,8 @@ def outcome_of(
         message = job.message
         again = None
         if not said.permanent:
-            null_sender = message.sender is None
+            # Nobody waits for either; a report is tried for 24 hours (RFC 8460 §5.5).
+            null_sender = message.sender is None or message.is_report
             again = next_try(recipient.attempts + 1, message.received, now, chance(), null_sender=null_sender, rules=rules)
         if again is None:
             ends.append(_end(recipient, said, "failed"))

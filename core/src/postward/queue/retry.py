@@ -19,7 +19,7 @@ SPREAD: Final = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryRules:
-    """Pauses and ends, in microseconds. `null_lifetime` is for mail from the null sender, which nobody waits for."""
+    """Pauses and ends, in microseconds. `null_lifetime` is for mail from the null sender, and for reports."""
 
     first: int = MINUTE
     longest: int = HOUR

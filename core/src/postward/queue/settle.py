@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from postward.queue.report_ends import remember
 from postward.queue.rows import Entry, clean, raw, refresh, remove_if_ended
 from postward.queue.tables import HELD, PENDING
 
@@ -50,7 +51,10 @@ class Settlement:
                 row = (min(end.next_try, self.horizon), self.now, clean(end.reply), end.host, end.told_delay)
                 touched += database.execute(_DEFER, (*row, message, end.recipient)).rowcount
             else:
-                touched += database.execute(_DELETE, (message, end.recipient)).rowcount
+                gone = database.execute(_DELETE, (message, end.recipient)).rowcount
+                touched += gone
+                if gone and self.job.message.is_report:
+                    remember(database, self.job, end)
         if self.results:
             journal.append_in(connection, self.results)
         if not touched:

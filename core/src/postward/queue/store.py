@@ -18,8 +18,10 @@ import structlog
 from postward.errors import StoreError
 from postward.names import Domain
 from postward.queue import claim as claiming
+from postward.queue import report_ends
 from postward.queue import settle as settling
 from postward.queue.admin import Admin
+from postward.queue.report_ends import AlreadyQueued, ReportEnd
 from postward.queue.retry import HOUR, MINUTE, RULES, RetryRules
 from postward.queue.rows import Entry, raw
 from postward.queue.types import ALL, BounceMail, End, Job, Shards
@@ -72,6 +74,30 @@ class Queue(Admin):
             await writer.commit(mail.message)
         finally:
             await writer.abort()
+
+    async def put_once(self, mail: BounceMail) -> tuple[Job, ...] | None:
+        """Queue a report, unless its id is here or was and its end is still remembered; then None."""
+        writer = Writer(self._spool, partial(self._insert_once, mail.message.cid))
+        try:
+            await writer.write(mail.content)
+            return await writer.commit(mail.message)
+        except AlreadyQueued:
+            return None
+        finally:
+            await writer.abort()
+
+    async def _insert_once(self, cid: str, entry: Entry) -> int:
+        number = await self._write(partial(report_ends.insert_once, cid=cid, entry=entry))
+        self._announce()
+        return number
+
+    async def report_ends(self, limit: int) -> list[ReportEnd]:
+        """What has become of reports, the oldest ids first, until it is forgotten."""
+        return await self._read(partial(report_ends.load, limit=limit))
+
+    async def forget_report_ends(self, cids: Sequence[str]) -> None:
+        """Forget what has become of reports: it stands elsewhere now."""
+        await self._write(partial(report_ends.forget, cids=cids))
 
     async def due(self, now: int, limit: int, busy: Collection[Domain] = ()) -> list[Domain]:
         """Destinations with mail that is due, the longest due first, at most `limit`, without those in `busy`."""

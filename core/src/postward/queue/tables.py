@@ -71,4 +71,18 @@ def _first(op: Operations) -> None:
         op.execute(statement)
 
 
-SCHEMA: Final = Schema(migrations=(_first,))
+def _report_ends(op: Operations) -> None:
+    """What became of the mail of a report, until the outbox knows it."""
+    op.execute(
+        """CREATE TABLE queue_report_ends (
+            cid TEXT PRIMARY KEY,
+            envid TEXT NOT NULL,
+            delivered INTEGER NOT NULL,
+            reply TEXT NOT NULL,
+            host TEXT NOT NULL,
+            attempts INTEGER NOT NULL
+        ) WITHOUT ROWID"""
+    )
+
+
+SCHEMA: Final = Schema(migrations=(_first, _report_ends))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -16,6 +16,10 @@ from postward.queue.types import INLINE_BYTES
 if TYPE_CHECKING:
     from postward.queue.spool import Spool, SpoolFile
     from postward.queue.types import Job, NewMessage
+
+
+HAND_OVER_WITHIN: Final = 2.0
+"""Seconds for a commit, behind which its message is left to be found in the queue."""
 
 
 class Writer:
@@ -50,9 +54,12 @@ class Writer:
         """
         try:
             entry = await self.entry(message)
+            begun = trio.current_time()
             number = await self._insert(entry)
             self.keep()
-            return () if entry.body is None else jobs_of(message, number, entry.body, proper=self._proper)
+            # Another worker may have found and delivered meanwhile what took so long, and forgotten that it did.
+            late = trio.current_time() - begun > HAND_OVER_WITHIN
+            return () if entry.body is None or late else jobs_of(message, number, entry.body, proper=self._proper)
         finally:
             await self.abort()
 

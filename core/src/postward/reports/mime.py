@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _LINE: Final = 76
 _MAX_TEXT_LINE: Final = 900
+_LINE_ENDS: Final = re.compile(r"[\r\n\0]")
 
 
 def compose(report: Report, address: Address, *, now: int) -> bytes:
@@ -56,8 +58,10 @@ def compose(report: Report, address: Address, *, now: int) -> bytes:
 
 def _field(name: str, value: str) -> str:
     """A header field, folded at its spaces (RFC 5322 §2.2.3)."""
-    if any(char in f"{name}{value}" for char in "\r\n\0"):
+    if _LINE_ENDS.search(value) or _LINE_ENDS.search(name):
         raise ValueError(f"line end in header field {name!r}")
+    if len(name) + 2 + len(value) <= _LINE:
+        return f"{name}: {value}"
     lines, line = [], f"{name}:"
     for word in value.split(" "):
         if len(line) + 1 + len(word) > _LINE and line != f"{name}:":

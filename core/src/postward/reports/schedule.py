@@ -9,14 +9,15 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from postward.errors import PostwardError, StoreError, TryLater
 from postward.model import MICROSECONDS, ReportTarget, Window, day_of
-from postward.reports.outbox import Outbox, put
+from postward.reports.outbox import Outbox
+from postward.reports.rows import put
 from postward.reports.tables import lock_job
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from postward.model import Report, ReportJob
     from postward.store import Store
 
-AT_ONCE: Final = 8
+# So many questions are under way at once, and so many builds share a transaction.
+AT_ONCE: Final = 128
 TARGETS_WITHIN: Final = 120.0
 # A little after midnight, because the last results of the day are still on their way into the counters.
 _AFTER_MIDNIGHT: Final = 60 * MICROSECONDS
@@ -50,12 +52,13 @@ class Built:
 class ReportRun:
     """What one run of the schedule came to.
 
-    `nobody` counts subjects that nobody wants reports about; `later` those that must be asked about again; `failed` those
-    whose plugin raised an error; `waiting` windows that are over but not yet closed by every node.
+    `built` counts reports, of which there may be too many to be kept here (`Watcher.built`), `nobody` subjects that nobody
+    wants reports about, `later` those that must be asked about again, `failed` those whose plugin raised an error, `waiting`
+    windows that are over but not yet closed by every node.
     """
 
     cid: str
-    built: list[Built] = field(default_factory=list)
+    built: int = 0
     nobody: int = 0
     later: int = 0
     failed: int = 0
@@ -67,12 +70,25 @@ class ReportRun:
         return not (self.later or self.failed or self.waiting)
 
 
+class Watcher:
+    """Sees a run while it goes on; this one does not look."""
+
+    def window(self, job: str, window: Window, subjects: int) -> None:
+        """The subjects of a window are about to be worked on."""
+
+    def subject_done(self) -> None:
+        """One of them is done, well or not."""
+
+    def built(self, built: Built) -> None:
+        """A report is in the outbox."""
+
+
 class Scheduler:
     """Runs the report jobs of all plugins.
 
     `jobs` are (plugin, job) pairs. `closed_until` gives, for a plugin, the instant before which every live node's results have
     reached its counters. `built` is called after a run that put something into the outbox. Without `jitter` everything is due
-    at once, as tests and the lab want it.
+    at once, as tests and the lab want it. `watcher` sees each report.
     """
 
     def __init__(
@@ -87,25 +103,30 @@ class Scheduler:
         jitter: bool = True,
         built: Callable[[], None] = lambda: None,
         rng: random.Random | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
+        self._watcher = watcher or Watcher()
         self._jobs, self._store, self._clock, self._outbox = tuple(jobs), store, clock, outbox
         self._closed_until, self._log, self._built = closed_until, log, built
         self._jitter, self._rng = jitter, rng or random.Random()
 
-    async def run_once(self, now: int | None = None) -> ReportRun:
-        """Build every report whose window is over and closed. What fails is logged and left for the next run."""
+    async def run_once(self, now: int | None = None, *, day: str | None = None) -> ReportRun:
+        """Build every report whose window is over and closed, or only those of a UTC day.
+
+        What fails is logged and left for the next run.
+        """
         instant = self._clock.now() if now is None else now
         run = ReportRun(cid=secrets.token_hex(4))
         log = self._log.bind(cid=run.cid)
         for plugin, job in self._jobs:
             try:
-                await self._run_job(run, plugin, job, instant, log)
+                await self._run_job(run, plugin, job, instant, day, log)
             except Exception as exc:  # noqa: BLE001 - one plugin's trouble must not keep the reports of the others
                 run.failed += 1
                 log.error("report-job-failed", plugin=plugin, job=job.name, error=repr(exc))
         log.info(
             "report-run",
-            built=len(run.built),
+            built=run.built,
             nobody=run.nobody,
             later=run.later,
             failed=run.failed,
@@ -130,8 +151,10 @@ class Scheduler:
     def _spread(self, most: int) -> int:
         return int(self._rng.random() * most) if self._jitter else 0
 
-    async def _run_job(self, run: ReportRun, plugin: str, job: ReportJob, now: int, log: FilteringBoundLogger) -> None:
-        over = [window for window in await job.windows() if window.end <= now]
+    async def _run_job(
+        self, run: ReportRun, plugin: str, job: ReportJob, now: int, day: str | None, log: FilteringBoundLogger
+    ) -> None:
+        over = [window for window in await job.windows() if window.end <= now and day in (None, window.day)]
         if not over:
             return
         closed = await self._closed_until(plugin)
@@ -140,7 +163,9 @@ class Scheduler:
                 run.waiting += 1
                 log.info("window-not-closed", plugin=plugin, job=job.name, window=window.day)
                 continue
-            subjects = iter(dict.fromkeys(await job.subjects(window)))
+            found = dict.fromkeys(await job.subjects(window))
+            self._watcher.window(job.name, window, len(found))
+            subjects = iter(found)
             async with trio.open_nursery() as nursery:
                 for _ in range(AT_ONCE):
                     nursery.start_soon(self._worker, run, plugin, job, window, subjects, now, log)
@@ -168,6 +193,7 @@ class Scheduler:
             except Exception as exc:  # noqa: BLE001 - one subject's trouble must not keep the reports about the others
                 run.failed += 1
                 bound.error("report-failed", error=str(exc) if isinstance(exc, PostwardError) else repr(exc))
+            self._watcher.subject_done()
 
     async def _build(
         self, run: ReportRun, job: ReportJob, window: Window, subject: str, now: int, log: FilteringBoundLogger
@@ -191,7 +217,8 @@ class Scheduler:
             log.info("report-unwanted")
             return
         for report in reports:
-            run.built.append(Built(cid=cid, job=job.name, report=report, targets=targets))
+            run.built += 1
+            self._watcher.built(Built(cid=cid, job=job.name, report=report, targets=targets))
             log.info(
                 "report-built",
                 report_cid=cid,

@@ -1,12 +1,14 @@
 """Send what the outbox holds: several targets side by side, each leased, sent, settled and told.
 
-A plugin may send a report its own way (`deliver_report`); otherwise core sends `mailto:` and `https:`.
+A plugin may send a report its own way (`deliver_report`); otherwise core posts to `https:`, and puts the mail for `mailto:`
+into the queue, where there is one that is being delivered, or delivers it at once.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -16,7 +18,8 @@ from postward.errors import StoreError
 from postward.model import MICROSECONDS, Delivered
 from postward.reports.https import send_https
 from postward.reports.mailto import Send, send_mail
-from postward.reports.outbox import LEASE, Claimed, Ended, Outbox, State
+from postward.reports.outbox import LEASE, Claimed, Ended, Outbox
+from postward.reports.rows import MAIL, WEB, State
 from postward.reports.targets import BadTarget, MailTarget, parse_target
 
 if TYPE_CHECKING:
@@ -26,8 +29,12 @@ if TYPE_CHECKING:
     from postward.dkim import Signer
     from postward.hooks import Hooks
     from postward.http import HttpClient
+    from postward.reports.post import Post
 
 AT_ONCE: Final = 8
+# What only goes into the queue waits for nobody, and shares its transactions.
+QUEUED_AT_ONCE: Final = 128
+ASK_QUEUE_EVERY: Final = 5.0
 _LOOK_AGAIN: Final = 60 * MICROSECONDS
 _AFTER_TROUBLE: Final = 10.0
 # As long as a database server takes to restart, seconds.
@@ -36,17 +43,23 @@ _SETTLE_AGAIN: Final = (1.0, 4.0, 15.0, 40.0, 60.0)
 
 @dataclass(slots=True)
 class SendRun:
-    """What one pass over the outbox came to: targets by how their attempt ended; `later` will be tried again."""
+    """What one pass over the outbox came to: targets by how their attempt ended; `later` will be tried again.
 
+    `queued` are mails that the queue has now; what becomes of them is told when it is known.
+    """
+
+    queued: int = 0
     delivered: int = 0
     failed: int = 0
     suppressed: int = 0
     later: int = 0
-    ended: list[Ended] = field(default_factory=list)
 
 
 class Sender:
-    """Sends due targets. `send` delivers one message at once; `private_addresses` lets HTTPS reach private networks."""
+    """Sends due targets. `send` delivers one message at once; `post` takes them into the queue instead.
+
+    `private_addresses` lets HTTPS reach private networks.
+    """
 
     def __init__(
         self,
@@ -57,13 +70,14 @@ class Sender:
         signer: Signer,
         http: HttpClient,
         send: Send,
+        post: Post | None = None,
         log: FilteringBoundLogger,
         private_addresses: bool = False,
         at_once: int = AT_ONCE,
     ) -> None:
         self._outbox, self._hooks, self._clock, self._log = outbox, hooks, clock, log
         self._signer, self._http, self._send, self._private = signer, http, send, private_addresses
-        self._at_once = at_once
+        self._post, self._at_once = post, at_once
         self._kicked = trio.Event()
 
     def kick(self) -> None:
@@ -71,32 +85,62 @@ class Sender:
         kicked, self._kicked = self._kicked, trio.Event()
         kicked.set()
 
-    async def send_due(self) -> SendRun:
-        """Send everything that is due now, and return when every attempt has ended. Raises `StoreError`."""
-        run = SendRun()
+    async def send_due(self, told: Callable[[], None] = lambda: None) -> SendRun:
+        """Send everything that is due now, and return when every attempt has ended; `told` is called for each of them.
 
-        async def work() -> None:
-            while (item := await self._outbox.claim(self._clock.now())) is not None:
-                ended = item if isinstance(item, Ended) else await self._attempt(item)
-                await self._told(run, ended)
+        Raises `StoreError`.
+        """
+        run, errors = SendRun(), list[StoreError]()
 
-        errors: list[StoreError] = []
-
-        async def worker() -> None:
+        async def worker(nursery: trio.Nursery, way: str, more: int) -> None:
+            """Work, and bring in the next hand, up to `more` of them, when there was something to do."""
             try:
-                await work()
+                while (item := await self._outbox.claim(self._clock.now(), way)) is not None:
+                    if more:
+                        nursery.start_soon(worker, nursery, way, more - 1)
+                        more = 0
+                    if isinstance(item, Ended):
+                        await self._told(run, item)
+                    else:
+                        await self._attempt(run, item)
+                    told()
             except StoreError as exc:
                 errors.append(exc)
 
         async with trio.open_nursery() as nursery:
-            for _ in range(self._at_once):
-                nursery.start_soon(worker)
+            nursery.start_soon(worker, nursery, MAIL, (QUEUED_AT_ONCE if self._post else self._at_once) - 1)
+            nursery.start_soon(worker, nursery, WEB, self._at_once - 1)
         if errors:
             raise errors[0]
         return run
 
+    async def collect(self) -> SendRun:
+        """Store and tell what has become of the mails in the queue. Raises `StoreError`."""
+        run = SendRun()
+        if self._post is not None:
+            while ended := await self._post.collect():
+                for each in ended:
+                    await self._told(run, each)
+            for each in await self._outbox.give_up_silent(self._clock.now()):
+                await self._told(run, each)
+        return run
+
     async def run_forever(self) -> None:
         """Send whatever becomes due, for the life of the program."""
+        async with trio.open_nursery() as nursery:
+            if self._post is not None:
+                nursery.start_soon(self._collect_forever)
+            await self._send_forever()
+
+    async def _collect_forever(self) -> None:
+        while True:
+            try:
+                await self.collect()
+            except StoreError as exc:
+                self._log.error("outbox-unusable", error=str(exc))
+            await trio.sleep(ASK_QUEUE_EVERY)
+
+    async def _send_forever(self) -> None:
         while True:
             kicked = self._kicked
             try:
@@ -117,21 +161,27 @@ class Sender:
         await self._clock.sleep_until(until)
         scope.cancel()
 
-    async def _attempt(self, claimed: Claimed) -> Ended | None:
+    async def _attempt(self, run: SendRun, claimed: Claimed) -> None:
         log = self._log.bind(cid=claimed.cid, report_id=claimed.report.report_id, target=claimed.target.uri)
         # Longer than the lease would mean that another node sends beside us.
         with trio.move_on_after(LEASE / MICROSECONDS * 0.9):
             try:
                 delivered = await self._deliver(claimed)
+            except StoreError:
+                raise
             except Exception as exc:  # noqa: BLE001 - it must not end the attempts beside it, which may have been accepted
                 log.error("report-attempt-failed", error=repr(exc))
                 delivered = Delivered(accepted=False, detail=f"{type(exc).__name__} while sending")
+            if delivered is None:
+                run.queued += 1
+                return
             ended = await self._settle(claimed, delivered, log)
             if ended is None and not delivered.accepted:
                 log.info("report-later", attempt=claimed.attempts, detail=delivered.detail)
-            return ended
+            await self._told(run, ended)
+            return
         log.warning("report-attempt-too-long", attempt=claimed.attempts)
-        return None
+        run.later += 1
 
     async def _settle(self, claimed: Claimed, delivered: Delivered, log: FilteringBoundLogger) -> Ended | None:
         """Store how an attempt ended, also while the program is ending or the database is away for a moment.
@@ -147,7 +197,8 @@ class Sender:
             await trio.sleep(pause)
         return await self._outbox.settle(claimed, delivered, self._clock.now())
 
-    async def _deliver(self, claimed: Claimed) -> Delivered:
+    async def _deliver(self, claimed: Claimed) -> Delivered | None:
+        """How an attempt ended; None when the queue has it now."""
         report, target = claimed.report, claimed.target
         outcome = await self._hooks.first(hookspecs.deliver_report, report=report, target=target)
         if outcome is not None and outcome.error is not None:
@@ -159,6 +210,8 @@ class Sender:
         except BadTarget as exc:
             return Delivered(accepted=False, permanent=True, detail=str(exc))
         with trio.move_on_after(hookspecs.LIMITS["deliver_report"]):
+            if isinstance(place, MailTarget) and self._post is not None:
+                return await self._post.put(claimed, place.address)
             if isinstance(place, MailTarget):
                 return await send_mail(report, place.address, signer=self._signer, send=self._send, now=self._clock.now())
             return await send_https(report, place, http=self._http, private_addresses=self._private)
@@ -169,7 +222,6 @@ class Sender:
             run.later += 1
             return
         outcome = ended.outcome
-        run.ended.append(ended)
         if outcome.state == State.DELIVERED:
             run.delivered += 1
         elif outcome.state == State.SUPPRESSED:

@@ -5,7 +5,7 @@ Written in the common subset of SQLite and PostgreSQL. Instants are microseconds
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 from sqlalchemy.orm import registry
@@ -15,7 +15,7 @@ from postward.model import Schema
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Connection
 
 
 class Base(SQLModel, registry=registry()):
@@ -26,7 +26,7 @@ class OutboxRow(Base, table=True):
     """A finished report. The three parts of its identity are unique: a report cannot be built twice."""
 
     __tablename__ = "core_outbox"
-    __table_args__ = (sa.UniqueConstraint("submitter", "kind", "report_id"),)
+    __table_args__ = (sa.UniqueConstraint("submitter", "kind", "report_id"), sa.Index("core_outbox_created", "created"))
 
     id: str = Field(primary_key=True)
     kind: str
@@ -47,10 +47,10 @@ class OutboxRow(Base, table=True):
 
 
 class TargetRow(Base, table=True):
-    """One address of a report, and how far sending to it has come."""
+    """One address of a report, and how far sending to it has come. `way` is `mail` or `web`."""
 
     __tablename__ = "core_outbox_targets"
-    __table_args__ = (sa.Index("core_outbox_targets_due", "state", "next_try"),)
+    __table_args__ = (sa.Index("core_outbox_targets_due", "way", "state", "next_try"),)
 
     report: str = Field(primary_key=True, foreign_key="core_outbox.id", ondelete="CASCADE")
     position: int = Field(primary_key=True)
@@ -61,6 +61,7 @@ class TargetRow(Base, table=True):
     next_try: int = Field(sa_type=sa.BigInteger)
     lease_by: str
     last_detail: str
+    way: str = Field(sa_column_kwargs={"server_default": "mail"})
 
 
 class SuppressionRow(Base, table=True):
@@ -82,32 +83,16 @@ class LockRow(Base, table=True):
     builds: int = Field(sa_type=sa.BigInteger)
 
 
-def _table(model: type[Base]) -> Table:
-    return cast("Table", model.__dict__["__table__"])
-
-
-OUTBOX: Final = _table(OutboxRow)
-TARGETS: Final = _table(TargetRow)
-SUPPRESSIONS: Final = _table(SuppressionRow)
-LOCKS: Final = _table(LockRow)
-
 _ADD_LOCK: Final = sa.text("INSERT INTO core_report_locks (job, builds) VALUES (:job, 0) ON CONFLICT (job) DO NOTHING")
 _TAKE_LOCK: Final = sa.text("UPDATE core_report_locks SET builds = builds + 1 WHERE job = :job")
-_SUPPRESS: Final = sa.text(
-    "INSERT INTO core_suppressions (subject, until, reason) VALUES (:subject, :until, :reason)"
-    " ON CONFLICT (subject) DO UPDATE SET until = excluded.until, reason = excluded.reason"
-)
 
 
 def lock_job(connection: Connection, job: str) -> None:
     """Hold back every other build of `job` until this transaction ends, on all nodes."""
+    if connection.dialect.name == "sqlite":
+        return  # whoever writes to SQLite is alone
     connection.execute(_ADD_LOCK, {"job": job})
     connection.execute(_TAKE_LOCK, {"job": job})
-
-
-def suppress(connection: Connection, subject: str, until: int, reason: str) -> None:
-    """Enter or change a suppression."""
-    connection.execute(_SUPPRESS, {"subject": subject, "until": until, "reason": reason})
 
 
 def _first(op: Operations) -> None:
@@ -142,5 +127,14 @@ def _first(op: Operations) -> None:
     op.create_table("core_report_locks", sa.Column("job", text, primary_key=True), sa.Column("builds", big, nullable=False))
 
 
-MIGRATIONS: Final = (_first,)
+def _ways(op: Operations) -> None:
+    """Mail and the others have workers of their own, so each looks only for its own."""
+    op.add_column("core_outbox_targets", sa.Column("way", sa.Text(), nullable=False, server_default="mail"))
+    op.execute("UPDATE core_outbox_targets SET way = 'web' WHERE LOWER(SUBSTR(uri, 1, 7)) <> 'mailto:'")
+    op.drop_index("core_outbox_targets_due", "core_outbox_targets")
+    op.create_index("core_outbox_targets_due", "core_outbox_targets", ["way", "state", "next_try"])
+    op.create_index("core_outbox_created", "core_outbox", ["created"])
+
+
+MIGRATIONS: Final = (_first, _ways)
 SCHEMA: Final = Schema(migrations=MIGRATIONS)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -25,12 +25,13 @@ from postward.queue.types import shard_of
 if TYPE_CHECKING:
     import socket
 
-    from postward.queue.handover import Packed
     from postward.queue.types import Job
     from postward.service.workers import Place
 
 FRESH: Final = REMEMBERED_SECONDS / 2
-_DATAGRAM: Final = 160 * 1024
+# With the names, which take up to 52 KB, it must stay below what a socket sends at once (net.core.wmem_default, 208 KiB).
+_DATAGRAM: Final = 140 * 1024
+_ROOM_FOR_ONE: Final = 32
 _HELD: Final = 1024 * 1024
 _NAMES: Final = 200
 
@@ -41,7 +42,8 @@ class _Outbox:
     def __init__(self, sock: socket.socket) -> None:
         self.socket = trio.socket.from_stdlib_socket(sock)
         self._names: dict[Domain, None] = {}
-        self._jobs: deque[tuple[int, float, Packed]] = deque()
+        # Packed, because a short message may have recipients that take far more room than it does.
+        self._jobs: deque[tuple[float, bytes]] = deque()
         self._held = 0
         self._everything = False
         self._news = trio.Event()
@@ -53,9 +55,13 @@ class _Outbox:
     def put(self, names: Collection[Domain], jobs: Sequence[Job], now: float) -> None:
         self._names.update(dict.fromkeys(names))
         for job in jobs:
-            if self._held < _HELD and job.message.size < _DATAGRAM:
-                self._jobs.append((job.message.size, now, pack(job)))
-                self._held += job.message.size
+            if self._held >= _HELD or job.message.size >= _DATAGRAM:
+                continue
+            plain: Any = pack(job)
+            packed = marshal.dumps(plain)
+            if len(packed) + _ROOM_FOR_ONE <= _DATAGRAM:
+                self._jobs.append((now, packed))
+                self._held += len(packed) + _ROOM_FOR_ONE
         self._news.set()
 
     async def run(self) -> None:
@@ -68,13 +74,12 @@ class _Outbox:
                 with suppress(OSError):
                     await self.socket.send(data)
 
-    def _take(self) -> tuple[bool, list[str], list[tuple[float, Packed]]]:
-        jobs: list[tuple[float, Packed]] = []
+    def _take(self) -> tuple[bool, list[str], list[tuple[float, bytes]]]:
+        jobs: list[tuple[float, bytes]] = []
         size = 0
-        while self._jobs and size + self._jobs[0][0] <= _DATAGRAM:
-            one, at, packed = self._jobs.popleft()
-            jobs.append((at, packed))
-            size += one
+        while self._jobs and size + len(self._jobs[0][1]) + _ROOM_FOR_ONE <= _DATAGRAM:
+            jobs.append(self._jobs.popleft())
+            size += len(jobs[-1][1]) + _ROOM_FOR_ONE
         self._held -= size
         everything, self._everything = self._everything, False
         names = list(islice(self._names, _NAMES))
@@ -120,9 +125,9 @@ class Between:
                 self._hear(await self._inbox.recv(2 * _DATAGRAM))
 
     def _hear(self, data: bytes) -> None:
-        everything, names, packed = marshal.loads(data)
+        everything, names, told = marshal.loads(data)
         if everything:
             self._wake_all()
         now = self._clock()
-        jobs = [unpack(one) for at, one in packed if at >= self._started and now - at < FRESH]
+        jobs = [unpack(marshal.loads(packed)) for at, packed in told if at >= self._started and now - at < FRESH]
         self._wake({*(Domain(name) for name in names), *(job.domain for job in jobs)}, jobs)

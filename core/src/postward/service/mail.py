@@ -88,6 +88,7 @@ class MailService:
                 tell_delay=int(config.delivery.delay_notice_hours * _HOUR),
             ),
         )
+        app.post.queued = self.wake
         self._between = Between(place, self.runner.wake, self.runner.wake_all) if place is not None else None
         self._certificates: list[Certificate] = []
         services = Services(
@@ -196,7 +197,8 @@ class MailService:
             self._between.tell(domains, jobs)
 
     def _wake_all(self) -> None:
-        """An operator has changed the queue: every worker is to look at all of its part."""
+        """An operator has changed the queue or the outbox: every worker is to look at all of its part."""
         self.runner.wake_all()
+        self._app.sender.kick()
         if self._between is not None:
             self._between.tell_all()

@@ -12,11 +12,13 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 
+from postward import hookspecs
 from postward.app import App
 from postward.service.lock import locked
 from postward.service.mail import MailService, shards_of
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from postward.config import Config
+    from postward.model import WebRoute
     from postward.service.workers import Place
+    from postward.web.serve import WebService
 
 _NO_MORE_FILES: Final = 65_536
 
@@ -44,10 +48,11 @@ def raise_file_limit() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """A service that takes mail: the program, its mail side, and the sockets of its listeners."""
+    """A service that takes mail: the program, its mail side, its pages if it has any, and the sockets of its listeners."""
 
     app: App
     mail: MailService
+    web: WebService | None
     sockets: Sequence[socket.socket]
 
 
@@ -56,6 +61,9 @@ async def running(config: Config, place: Place | None = None) -> AsyncIterator[R
     """Run the service for a block, and let it finish what it has begun behind it. Raises `PostwardError` at the start."""
     raise_file_limit()
     first = place is None or place.index == 0
+    if first and config.plugins:
+        # Takes a fifth of a second and more, for which nobody should wait later.
+        import_module("postward.web.serve")
     async with AsyncExitStack() as stack:
         if place is None:  # the parent of workers has it for them
             await stack.enter_async_context(locked(config, structlog.get_logger("postward")))
@@ -63,11 +71,14 @@ async def running(config: Config, place: Place | None = None) -> AsyncIterator[R
         async with App(config, service=first, emit=first, shards=shards_of(place)) as app:
             await app.queue.clean()
             mail = MailService(app, sockets, place)
+            web = _web(app) if first else None
             async with trio.open_nursery() as nursery:
                 # To the very end: stopping may take longer than a watchdog waits.
                 nursery.start_soon(keep_alive)
                 await nursery.start(mail.run)
-                yield Running(app=app, mail=mail, sockets=sockets)
+                if web is not None:
+                    await nursery.start(web.run)
+                yield Running(app=app, mail=mail, web=web, sockets=sockets)
                 await mail.stop()
                 nursery.cancel_scope.cancel()
 
@@ -81,7 +92,7 @@ async def run_service(config: Config, place: Place | None = None) -> None:
             if place is not None:
                 nursery.start_soon(_until_orphaned, place, log)
             _announce(config, place, log)
-            await _until_stopped(signals, service.mail, log)
+            await _until_stopped(signals, service, log)
             nursery.cancel_scope.cancel()
     log.info("stopped")
 
@@ -91,6 +102,24 @@ def _look_for_garbage_less_often() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+def _web(app: App) -> WebService | None:
+    """The pages of the plugins; None when none has any."""
+    routes: list[tuple[str, WebRoute]] = []
+    for outcome in app.hooks.collect(hookspecs.register_routes):
+        if outcome.error is not None:
+            raise outcome.error
+        routes += [(outcome.plugin, route) for route in outcome.value or ()]
+    if not routes:
+        return None
+    from postward.web.routes import assemble
+    from postward.web.serve import WebService
+
+    web = WebService(app.config.web, assemble(routes), app.log)
+    web.open()
+    app.log.info("web-pages", **web.places)
+    return web
 
 
 def _sockets(config: Config, stack: AsyncExitStack, *, own: bool) -> Sequence[socket.socket]:
@@ -118,10 +147,12 @@ def _announce(config: Config, place: Place | None, log: FilteringBoundLogger) ->
         place.say_ready()
 
 
-async def _until_stopped(signals: AsyncIterator[int], mail: MailService, log: FilteringBoundLogger) -> None:
+async def _until_stopped(signals: AsyncIterator[int], service: Running, log: FilteringBoundLogger) -> None:
     async for number in signals:
         if number == signal.SIGHUP:
-            mail.reload()
+            service.mail.reload()
+            if service.web is not None:
+                service.web.reload()
             continue
         ignore_signals()
         notify("STOPPING=1")

@@ -9,6 +9,7 @@ from postward.errors import StoreError
 from postward.store.codec import Result
 from postward.store.cursors import StaleBatch
 from postward.store.database import Database
+from postward.store.driver import change, change_many, fetch
 from postward.store.journal import Journal
 from postward.store.migrations import SchemaStatus, status, upgrade
 from postward.store.store import Store, open_store
@@ -21,6 +22,9 @@ __all__ = [
     "StaleBatch",
     "Store",
     "StoreError",
+    "change",
+    "change_many",
+    "fetch",
     "open_store",
     "status",
     "upgrade",

@@ -22,7 +22,8 @@ Counted: TypeAlias = tuple[int, Result]
 
 MAX_RESULT: Final = 1 << 20
 _NAMES: Final = 20_000
-_REMEMBERED: Final = 1024  # results; twice this stays in memory, at about 2 KiB each
+_REMEMBERED: Final = 4096  # results; twice this stays in memory, at about 2 KiB each where no two are alike
+_KNOWN: Final = 4096
 
 TLS: Final = "tls.1"
 MESSAGE: Final = "message.1"
@@ -49,15 +50,10 @@ def _from_text(kind: type[Any], value: Any) -> Any:
     return known
 
 
-def _to_text(value: object) -> str:
-    # Domain is a str of its own class, which msgspec leaves to this hook.
-    if isinstance(value, str):
-        return str(value)
-    raise TypeError(f"a result cannot hold a {type(value).__name__}")
-
-
-_ENCODER: Final = msgspec.json.Encoder(enc_hook=_to_text)
+# Domain is a str of its own class, which msgspec leaves to a hook; this one, in C, refuses whatever is no str.
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=str.__str__)
 _TYPES: Final[dict[str, type[Result]]] = {TLS: TlsResult, MESSAGE: MessageResult}
+_KINDS: Final[dict[type[Any], str]] = {shape: kind for kind, shape in _TYPES.items()}
 _PACKS: Final[dict[str, Callable[[bytes], list[Counted]]]] = {
     kind: msgspec.json.Decoder(list[tuple[int, shape]], dec_hook=_from_text).decode  # type: ignore[valid-type]
     for kind, shape in _TYPES.items()
@@ -86,6 +82,9 @@ class _Memory:
         self._young, self._old, self._size = {}, {}, 0
 
 
+# Results by their encoding, so that equal ones are one object, however many packs hold them.
+_known: Final[dict[bytes, Result]] = {}
+
 # By payload alone: the kinds have no field names in common that would let one be read as the other.
 memory: Final = _Memory()
 
@@ -95,19 +94,22 @@ def encode(result: Result) -> tuple[str, bytes, Result]:
 
     Raises `ValueError` for more than 1 MiB, `TypeError` for anything that is no result.
     """
-    if isinstance(result, TlsResult):
-        kind = TLS
-    elif isinstance(result, MessageResult):
-        kind = MESSAGE
-    else:
+    kind = _KINDS.get(type(result))
+    if kind is None:
         raise TypeError(f"not a result: {type(result).__name__}")
     try:
         encoded = _ENCODER.encode(result)
     except UnicodeEncodeError:
         result = _printable(result)
         encoded = _ENCODER.encode(result)
+    known = _known.get(encoded)
+    if known is not None:
+        return kind, encoded, known
     if len(encoded) > MAX_RESULT:
         raise ValueError(f"a result of {len(encoded)} bytes is too large for the journal: {MAX_RESULT} are possible")
+    if len(_known) >= _KNOWN:
+        _known.clear()
+    _known[encoded] = result
     return kind, encoded, result
 
 

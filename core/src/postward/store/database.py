@@ -8,6 +8,7 @@ only the guilty one fails. Readers have connections of their own and never wait 
 from __future__ import annotations
 
 import random
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
@@ -140,7 +141,8 @@ class Database:
                     value = fn(connection)
                     transaction.rollback()
                     return value
-            except SQLAlchemyError as exc:
+            # The driver's own errors pass by SQLAlchemy where its own connection is used.
+            except (SQLAlchemyError, sqlite3.Error) as exc:
                 if not last and is_lost(exc):
                     continue
                 if (trouble := explain(exc, self.engines.name)) is not None:

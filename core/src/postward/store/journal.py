@@ -18,18 +18,18 @@ from sqlalchemy import Connection
 
 from postward.errors import StoreError
 from postward.model import JournalEntry, ResultBatch
-from postward.store.codec import Counted, Result, Unreadable, encode, memory, pack, unpack
+from postward.store.codec import Result, Unreadable, encode, memory, pack, unpack
 from postward.store.database import Database
 
-BATCH_ROWS: Final = 500
+BATCH_ROWS: Final = 2000
 BATCH_BYTES: Final = 8 << 20
-PACK_BYTES: Final = 1 << 20
+PACK_BYTES: Final = 2 << 20
 MAX_BYTES: Final = 1 << 30
 MAX_DAYS: Final = 14
 POLL_SECONDS: Final = 5.0
 
-# By day, kind and encoding: how often, and the result itself.
-Rows: TypeAlias = dict[tuple[str, str, bytes], Counted]
+# By encoding, which holds the day and tells the kinds apart: how often, the kind, and the result itself.
+Rows: TypeAlias = dict[bytes, tuple[int, str, Result]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,23 +189,22 @@ def _rows(results: Iterable[Result]) -> Rows:
     rows: Rows = {}
     for result in results:
         kind, encoded, readable = encode(result)
-        key = (result.day, kind, encoded)
-        before = rows.get(key)
-        rows[key] = (1, readable) if before is None else (before[0] + 1, readable)
+        before = rows.get(encoded)
+        rows[encoded] = (1, kind, readable) if before is None else (before[0] + 1, kind, readable)
     return rows
 
 
 def _add(rows: Rows, more: Rows) -> None:
-    for key, (count, result) in more.items():
-        before = rows.get(key)
-        rows[key] = (count, result) if before is None else (before[0] + count, before[1])
+    for encoded, row in more.items():
+        before = rows.get(encoded)
+        rows[encoded] = row if before is None else (before[0] + row[0], before[1], before[2])
 
 
 def _insert(connection: Connection, rows: Rows) -> int:
     """Write entries as few packs; returns the last sequence."""
     packs: dict[tuple[str, str], list[tuple[int, bytes, Result]]] = {}
-    for (day, kind, encoded), (count, result) in rows.items():
-        packs.setdefault((day, kind), []).append((count, encoded, result))
+    for encoded, (count, kind, result) in rows.items():
+        packs.setdefault((result.day, kind), []).append((count, encoded, result))
     # The transaction has begun IMMEDIATE, so no other process gives the same sequences.
     last = _last_sequence(connection)
     values = []

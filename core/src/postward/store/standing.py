@@ -40,9 +40,9 @@ class Standing:
 
 def standings(results_url: str, node_url: str, node: str) -> list[Standing]:
     """Where the consumers of `node` stand. Both databases must be there, with their tables. Raises `StoreError`."""
-    cursors = _read(results_url, partial(_cursors, node=node))
+    cursors = read_once(results_url, partial(_cursors, node=node))
     positions = {consumer: position for consumer, (position, _) in cursors.items()}
-    end, behind = _read(node_url, partial(_behind, positions=positions))
+    end, behind = read_once(node_url, partial(_behind, positions=positions))
     return [
         Standing(
             consumer=consumer,
@@ -58,7 +58,7 @@ def standings(results_url: str, node_url: str, node: str) -> list[Standing]:
 
 def target_counts(url: str) -> dict[str, int]:
     """How many addresses of reports there are in each state that occurs. Raises `StoreError`."""
-    return _read(url, _targets)
+    return read_once(url, _targets)
 
 
 def _targets(connection: Connection) -> dict[str, int]:
@@ -78,7 +78,8 @@ def _behind(connection: Connection, *, positions: Mapping[str, int]) -> tuple[in
     return int(connection.execute(_END).scalar() or 0), found
 
 
-def _read(url: str, fn: Callable[[Connection], T]) -> T:
+def read_once(url: str, fn: Callable[[Connection], T]) -> T:
+    """Run `fn` on a database that is there, with its tables, as one consistent state. Raises `StoreError`."""
     engines = open_engines(url)
     try:
         with engines.reader.connect() as connection, connection.begin() as transaction:

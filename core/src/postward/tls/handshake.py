@@ -34,7 +34,11 @@ _TRANSPORT: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError
 
 @lru_cache(maxsize=16)
 def client_context(alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
-    """The context of all client handshakes: TLS 1.2 or better (RFC 8996), nothing verified. Shared, so never change it."""
+    """The context of all client handshakes: TLS 1.2 or better, nothing verified. Shared, so never change it.
+
+    RFC 8996 leaves nothing below 1.2, which RFC 8461 §7.2 and RFC 7671 §3 want at least. Certificates are X.509 alone: raw
+    public keys are asked for by an extension that is not sent (RFC 7671 §5.1).
+    """
     # By hand: the defaults of `create_default_context` verify, and how strictly differs between versions of Python.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False

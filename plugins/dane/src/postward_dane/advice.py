@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 AREA: Final = "dane"
 DAY: Final = 86_400 * MICROSECONDS
 SOON: Final = 14 * DAY
+# What RFC 9715 §3 lets one datagram have, less header, question and a signature; and a TLSA record but for its data.
+_DATAGRAM: Final = 1232 - 200
+_RECORD_BYTES: Final = 15
 _SIGN: Final = "sign the zone with DNSSEC and have its DS record put into the parent zone"
 
 
@@ -125,6 +128,13 @@ def _of_records(survey: Survey, host: SeenHost) -> Iterator[Finding]:
             f"none of the {where} can be used: {'; '.join(dict.fromkeys(each.why for each in host.records))}"[:300],
             "senders encrypt and do not know with whom",
             _publish(survey, host),
+        )
+    # RFC 7671 §10.1.1 SHOULD: sets that fit, since fragments and TCP do not get through everywhere.
+    if (size := sum(_RECORD_BYTES + len(each.record.data) for each in host.records)) > _DATAGRAM:
+        yield _warning(
+            f"the {where} take {size} bytes",
+            "too much for one datagram: where TCP to the name servers fails, so does mail (RFC 7671 §10.1.1)",
+            "publish digests of keys, such as 3 1 1, and remove what matches nothing any more",
         )
     if host.usable:
         for each in host.records:

@@ -177,7 +177,9 @@ def _show_survey(found: seen.Survey, told: tuple[Finding, ...]) -> None:
     for each in told:
         line(f"{each.severity.value}: {each.what}", style=_STYLES[each.severity])
         for more in (each.why, each.fix):
-            if more:
+            if " IN TLSA " in more and more.isprintable():
+                typer.echo(f"  {more}")  # never wrapped: it is to be copied
+            elif more:
                 line(f"  {more}")
 
 

@@ -1,7 +1,7 @@
 """Whether a server's certificates match its TLSA records (RFC 7672 §3, RFC 7671 §5).
 
-Any one matching record is enough. A failure says the closest that a record came: a trust anchor that matched, but whose server
-has another name, says more than "no match".
+Any one matching record is enough (RFC 7672 §3.2). A failure says the closest that a record came: a trust anchor that matched,
+but whose server has another name, says more than "no match".
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def judge(
 
     DANE-EE matches the leaf and looks at nothing else, neither names nor dates (RFC 7672 §3.1.1). DANE-TA wants a path to
     the trust anchor, valid at `at` (microseconds, None for now), and one of `names` in the leaf; the local roots play no
-    part. `common_name` lets the CN count where there is no dNSName (RFC 7672 §3.2.3).
+    part (RFC 7671 §5.2, RFC 7672 §3.1.2). `common_name` lets the CN count where there is no dNSName (RFC 7672 §3.2.3).
     """
     if not chain:
         return Verdict.fail(ResultType.VALIDATION_FAILURE, "no-certificate")
@@ -114,7 +114,7 @@ def _anchors(records: Sequence[TlsaRecord], chain: Sequence[bytes]) -> Iterator[
             # A leaf that is published as a whole is still no authority.
             found = [record.data] if record.data != chain[0] else []
         elif record.data in keys:
-            found = []  # the certificate is there, and its constraints count
+            found = []  # the certificate is there, and its constraints count (RFC 7671 §5.2.1)
         else:
             found = [der for der in chain if next(left, None) is not None and _signed_by(der, record.data)]
         for der in found:

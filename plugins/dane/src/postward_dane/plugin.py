@@ -99,7 +99,7 @@ class Dane:
         """The policy of the first base domain that has TLSA records, or whose lookup failed.
 
         RFC 7672 §2.2.2: the first secure RRset decides, whether it is usable or not. RFC 7672 §2.1.2: a lookup that failed is
-        no absence, so the host must not be used.
+        no absence, so the host must not be used. RFC 6698 §4.1: insecure records are none.
         """
         if mx.name.is_literal:
             return None
@@ -193,7 +193,7 @@ class Dane:
         )
 
     def _required(self, destination: Destination, domain: Domain, reason: str) -> TlsPolicy | None:
-        """The policy of a host that DANE says nothing usable about: none, unless DANE is mandatory (RFC 7672 §6)."""
+        """The policy of a host that DANE says nothing usable of: none (RFC 7672 §2.2), unless it is mandatory (RFC 7672 §6)."""
         if destination.domain not in self._mandatory:
             return None
         detail = f"DANE is mandatory for {destination.domain}"

@@ -83,7 +83,7 @@ def sound(entry: Entry) -> Entry:
 
 
 def next_step(entry: Entry | None, found: StsRecord | Lookup, now: int) -> Step:
-    """Decide, knowing the memory and the TXT lookup."""
+    """Decide, knowing the memory and the TXT lookup. Ids are the same or another, never older (RFC 8461 §3.1)."""
     cached = entry if entry is not None and entry.valid(now) else None
     if isinstance(found, StsRecord):
         if cached is not None and cached.record_id == found.id:

@@ -1,4 +1,7 @@
-"""`postward mtasts check`: a domain as senders see it. `postward mtasts cache …`: what is remembered, and changes to it."""
+"""`postward mtasts check`: a domain as senders see it. `postward mtasts cache …`: what is remembered, and changes to it.
+
+`postward mtasts policy`: an own policy as a file, for a web server that is not ours.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from postward.cli.output import emit_json_line
+from postward.cli.output import emit_json_line, line
 from postward.errors import ConfigError, InvalidName
 from postward.model import Severity
 from postward.names import Domain
 from postward_mtasts import show
+from postward_mtasts.policy import PATH, policy_host
 
 if TYPE_CHECKING:
     from postward.core import Commands, Core
@@ -32,6 +36,7 @@ def register(plugin: MtaSts, commands: Commands) -> None:
     """Add the verbs."""
     verbs = _Verbs(plugin, commands)
     commands.add(verbs.check, "check")
+    commands.add(verbs.policy, "policy")
     commands.add(verbs.show_list, "cache list")
     commands.add(verbs.show_one, "cache show")
     commands.add(verbs.refresh, "cache refresh")
@@ -62,6 +67,23 @@ class _Verbs:
             return int(any(finding.severity is Severity.ERROR for finding in found))
 
         return self._commands.run(work)
+
+    def policy(self, domain: DomainArgument, json: JsonOption = False) -> int:
+        """Print the policy of an own domain, to be served by another web server, and on standard error the record to publish.
+
+        The domain is one of [plugin.mtasts.host]. With --json one object: domain, url, text, id, record.
+        """
+        name = _domain(domain)
+        own = self._plugin.hosted.get(name)
+        if own is None:
+            raise ConfigError(f"it has no policy of {name}", key="plugin.mtasts.host")
+        if json:
+            url = f"https://{policy_host(own.domain)}{PATH}"
+            emit_json_line({"domain": own.domain, "url": url, "text": own.text, "id": own.id, "record": own.record})
+            return 0
+        sys.stdout.write(own.text.replace("\r\n", "\n"))  # lines may end with LF (RFC 8461 §3.2), and files do
+        line(f'_mta-sts.{own.domain}. IN TXT "{own.record}"', error=True)
+        return 0
 
     def show_list(
         self,

@@ -1,4 +1,4 @@
-"""From a domain to the policy that acts for it now: TXT record, cache, fetch (RFC 8461 §3, §5.1).
+"""From a domain to the policy that acts for it now: TXT record, cache, fetch (RFC 8461 §3.1, §3.3, §5.1).
 
 The policy domain is the next hop as it was written, never a name that a CNAME of it leads to: a forged alias must not bring
 the policy of somebody else. DNS is asked for every delivery, so a new id is seen before any message fails for good (RFC 8461
@@ -81,7 +81,7 @@ class Discovery:
         return None
 
     async def look_up(self, domain: Domain) -> Looked:
-        """The record, or what there is instead, and then why."""
+        """The record, or what there is instead, and then why. The resolver follows aliases (RFC 8461 §3.1, §8.2)."""
         try:
             name = Domain(f"_mta-sts.{domain}")
         except InvalidName:

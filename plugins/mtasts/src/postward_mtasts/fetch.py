@@ -1,6 +1,7 @@
 """Getting the policy file over HTTPS, and naming what went wrong as a TLS report does (RFC 8461 §3.3, RFC 8460 §4.3.2.2).
 
-Only status 200 counts, nothing is redirected or taken from an HTTP cache, and the certificate must verify for the policy host.
+Only status 200 counts, nothing is redirected or taken from an HTTP cache, and the certificate must verify for the policy host,
+also where a CNAME leads to a provider (RFC 8461 §8.2).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _CERTIFICATE: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """A policy and its text as served. `media_type` is lower-case and without parameters, empty when none was sent."""
+    """A policy and its text as served. `media_type` is printable, lower-case, without parameters; empty when none was sent."""
 
     policy: StsPolicy
     text: str
@@ -47,7 +48,9 @@ class FetchError(PostwardError):
 
 
 async def fetch(http: HttpClient, domain: Domain, *, timeout: float = TIME_LIMIT) -> Fetched:
-    """Get and read the policy of a domain within `timeout` seconds. Raises `FetchError`.
+    """Get and read the policy of a domain within `timeout` seconds (RFC 8461 §3.3: a minute, and 64 KiB). Raises `FetchError`.
+
+    The host stays that of the domain wherever its CNAME leads, and so do SNI and certificate (RFC 8461 §7.1, §8.2).
 
     A media type other than text/plain is recorded and not refused: RFC 8461 §3.2 only says SHOULD, and refusing it would
     leave a domain unprotected that means to be protected.
@@ -61,7 +64,8 @@ async def fetch(http: HttpClient, domain: Domain, *, timeout: float = TIME_LIMIT
         detail = f"https://{host}{PATH} answered with status {response.status}"
         failure = Failure(result_type=ResultType.STS_POLICY_FETCH_ERROR, reason=f"http-status-{response.status}", detail=detail)
         raise FetchError(failure)
-    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    said = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = "".join(letter if letter.isprintable() else "?" for letter in said)  # it is stored, logged and shown
     try:
         text = policy.decode(response.body)
         return Fetched(policy=policy.parse(text), text=text, media_type=media_type)

@@ -106,7 +106,7 @@ class MtaSts:
 
     @hookimpl
     def verify_tls(self, policy: TlsPolicy, peer: TlsPeer) -> Verdict | None:
-        """WebPKI for the MX host that was dialled, not for any host that the policy names (RFC 8461 §4.2)."""
+        """WebPKI for the MX host that was dialled, not for any host that the policy names (RFC 8461 §4, §4.2)."""
         if policy.kind != "sts":
             return None
         return self._core.trust.verify(peer.chain, peer.endpoint.host, at=self._core.clock.now())

@@ -80,7 +80,7 @@ def lines(text: str) -> tuple[str, ...]:
 
 
 def parse(text: str) -> StsPolicy:
-    """Read a policy. Of duplicated fields other than `mx` the first counts. Raises `PolicyError`.
+    """Read a policy (RFC 8461 §3.2). Of duplicated fields other than `mx` the first counts. Raises `PolicyError`.
 
     Lines end with LF or CRLF (the grammar; erratum 6253 on the prose). Empty lines carry nothing and are passed over.
     """

@@ -1,6 +1,7 @@
 """The TXT record at `_mta-sts.<domain>`: does the domain have a policy, and which instance of it (RFC 8461 §3.1).
 
-The record only says that something changed: ids are compared for equality and have no order.
+The record only says that something changed: ids are compared for equality and have no order. Unknown fields are ignored, and
+of duplicates the first counts (RFC 8461 §3.2).
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class StsRecord:
 
 @lru_cache(maxsize=1024)
 def parse(text: str) -> StsRecord:
-    """Read one record. Of duplicated fields the first counts, unknown ones are kept. Raises `RecordError`."""
+    """Read one record by the grammar of RFC 8461 §3.1. Raises `RecordError`.
+
+    Of duplicated fields the first counts, unknown ones are kept (RFC 8461 §3.2).
+    """
     start = _START.match(text)
     if start is None:
         raise RecordError("the record does not begin with 'v=STSv1;'")

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -26,6 +26,7 @@ _ABOUT_POLICY: Final = frozenset(
 )
 _MAX_HELO: Final = 255
 _MAX_REASON: Final = 200
+_Key = TypeVar("_Key")
 
 
 class SessionKey(NamedTuple):
@@ -84,7 +85,7 @@ def identity(policy: PolicyResult) -> PolicyIdentity:
     return _identity(policy.kind, policy.evidence, policy.domain, policy.mx_patterns if policy.kind == "sts" else ())
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16_384)
 def _identity(kind: str, evidence: tuple[str, ...], domain: str, mx_host: tuple[str, ...]) -> PolicyIdentity:
     # `Domain` is a string to Python and not to msgspec.
     strings, hosts = tuple(map(str, evidence)), tuple(map(str, mx_host))
@@ -99,7 +100,7 @@ def _count_policy(counts: Counts, result: TlsResult, policy: PolicyResult, numbe
     counts.policies[known.digest] = known
     unbound = policy.kind == NO_POLICY
     passed = policy.passed or (unbound and bool(result.protocol))
-    (counts.successes if passed else counts.failures)[key] += number
+    _add(counts.successes if passed else counts.failures, key, number)
     if passed and not policy.notes and not (unbound and pkix_details):
         return
     failures = list(policy.notes)
@@ -108,7 +109,12 @@ def _count_policy(counts: Counts, result: TlsResult, policy: PolicyResult, numbe
     elif unbound and pkix_details and result.pkix is not None and result.pkix.failure is not None:
         failures.append(result.pkix.failure)
     for detail in dict.fromkeys(_detail(result, failure) for failure in failures):
-        counts.details[DetailKey(key, detail)] += number
+        _add(counts.details, DetailKey(key, detail), number)
+
+
+def _add(counter: Counter[_Key], key: _Key, number: int) -> None:
+    # `+=` would ask `Counter.__missing__`, in Python, for each new key.
+    counter[key] = counter.get(key, 0) + number
 
 
 def _detail(result: TlsResult, failure: Failure) -> str:

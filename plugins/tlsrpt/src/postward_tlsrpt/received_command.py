@@ -1,92 +1,118 @@
-"""`postward tlsrpt received`: what other mail servers report of ours, day by day, and what to do about it."""
+"""`postward tlsrpt received`: what others saw of our TLS, by day and sender, and what to do about each kind of failure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from postward.cli.output import emit_json_line, say, table
-from postward.errors import InvalidName
+from postward.cli.output import emit_json_line, line, table
+from postward.errors import ConfigError, InvalidName
 from postward.model import MICROSECONDS
 from postward.names import Domain
-from postward_tlsrpt import received
+from postward_tlsrpt import received_tables
+from postward_tlsrpt.advice import advice_for, reason_explained
+from postward_tlsrpt.received_tables import DomainLine, FailureLine, TimeLine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from postward.core import Commands, Core
-    from postward_tlsrpt.received import About, Counted
 
-_COLUMNS: Final = ("day", "organization", "policy", "good", "failed", "failures")
-_DAY: Final = 24 * 3600 * MICROSECONDS
+DAY: Final = 86_400 * MICROSECONDS
 
 
 def register(commands: Commands) -> None:
     """Add the verb."""
 
-    def show(
-        domain: Annotated[str, typer.Argument(help="One of your domains or MX hosts; all without.", metavar="[DOMAIN]")] = "",
-        days: Annotated[int, typer.Option("--days", min=1, max=36_500, help="How many days to look back.")] = 30,
-        json: Annotated[bool, typer.Option("--json", help="One JSON object per domain and host.")] = False,
+    def received(
+        domain: Annotated[str, typer.Argument(help="One of our domains or MX hosts; without, all of them.")] = "",
+        days: Annotated[int, typer.Option(help="How far back to look.", min=1, max=36_500)] = 30,
+        json: Annotated[bool, typer.Option("--json", help="JSON Lines.")] = False,
     ) -> int:
-        """Show what TLS reports say of your domains and hosts. Exit code 1 when there were failures."""
+        """Show the TLS reports that were received. Exit code 1 when they tell of failures."""
         name = _domain(domain)
 
         async def work(core: Core) -> int:
-            now = core.clock.now()
-            # A day beyond now: a sender's clock, or a date without its zone, may be ahead.
-            found = await core.store.read(lambda connection: received.look(connection, now - days * _DAY, now + _DAY, name))
-            for about in found:
-                if json:
-                    emit_json_line(received.to_json(about))
-                else:
-                    _show(about)
-            if not found and not json:
-                say(f"No TLS reports about {name or 'any domain or host'} in the last {days} days.")
-            return 1 if any(about.total.failures for about in found) else 0
+            until = core.clock.now()
+            since = until - days * DAY
+            if name is None:
+                found = await core.store.read(lambda connection: received_tables.domains(connection, since, until))
+                _show_domains(found, as_json=json, days=days)
+                return 1 if any(each.failures for each in found) else 0
+            lines = await core.store.read(lambda connection: received_tables.timeline(connection, name, since, until))
+            failures = await core.store.read(lambda connection: received_tables.failures(connection, name, since, until))
+            _show_domain(name, lines, failures, as_json=json)
+            return 1 if any(each.failures for each in lines) else 0
 
         return commands.run(work)
 
-    commands.add(show, name="received")
+    commands.add(received)
 
 
-def _domain(text: str) -> str:
+def _domain(text: str) -> Domain | None:
     try:
-        return str(Domain(text)) if text else ""
+        return Domain(text) if text else None
     except InvalidName as exc:
-        raise typer.BadParameter(str(exc), param_hint="DOMAIN") from exc
+        raise ConfigError(str(exc), key="DOMAIN") from None
 
 
-def _show(about: About) -> None:
-    total = about.total
-    kind = "host" if total.is_host else "domain"
-    say(f"{kind} {total.domain}: {total.reports:,} reports; sessions: {total.successes:,} good, {total.failures:,} failed")
-    table(_COLUMNS, [_row(each) for each in about.timeline])
-    _explain(received.explained(about.timeline))
-    say("")
+def _show_domains(found: Sequence[DomainLine], *, as_json: bool, days: int) -> None:
+    if as_json:
+        for each in found:
+            emit_json_line(asdict(each))
+        return
+    if not found:
+        line(f"no TLS reports about us in {days} days")
+        return
+    rows = [
+        (each.domain, "MX host" if each.is_host else "domain", each.reports, each.successes, each.failures, _rate(each))
+        for each in found
+    ]
+    table(("about", "", "reports", "good sessions", "failed", "failed %"), rows)
 
 
-def _row(counted: Counted) -> tuple[object, ...]:
-    sessions = counted.sessions
-    kinds: dict[str, int] = {}
-    for line in counted.failures:
-        kinds[line.result_type] = kinds.get(line.result_type, 0) + line.n
-    failures = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "-"
-    who = sessions.organization or sessions.submitter or "-"
-    return sessions.day, who, sessions.policy_type, sessions.successes, sessions.failures, failures
+def _show_domain(name: Domain, lines: Sequence[TimeLine], failures: Sequence[FailureLine], *, as_json: bool) -> None:
+    if as_json:
+        for each in lines:
+            emit_json_line({"kind": "day", "domain": name, **asdict(each)})
+        for failure in failures:
+            emit_json_line({"kind": "failure", "domain": name, **asdict(failure), **_advice(failure)})
+        return
+    if not lines:
+        line(f"no TLS reports about {name}")
+        return
+    rows = [
+        (each.day, each.organization or each.submitter, each.policy_type, each.successes, each.failures, _rate(each))
+        for each in lines
+    ]
+    table(("day", "sender", "policy", "good sessions", "failed", "failed %"), rows)
+    if not failures:
+        return
+    line()
+    table(
+        ("day", "sender", "policy", "sessions", "failure", "reason"),
+        [
+            (each.day, each.organization or each.submitter, each.policy_type, each.n, each.result_type, each.reason or "-")
+            for each in failures
+        ],
+    )
+    for kind in dict.fromkeys(failure.result_type for failure in failures):
+        advice = advice_for(kind)
+        line()
+        line(kind, style="bold")
+        line(f"  {advice.happened}")
+        for reason in dict.fromkeys(failure.reason for failure in failures if failure.result_type == kind):
+            if text := reason_explained(reason):
+                line(f"  {reason}: {text}")
+        line(f"  {advice.do}")
 
 
-def _explain(found: Sequence[received.Explained]) -> None:
-    for each in found:
-        say("")
-        say(f"{each.result_type}: {each.sessions:,} sessions, seen by {_several(each.organizations)}")
-        say(f"  {each.happened}")
-        for reason, count, meaning in each.reasons:
-            say(f"  reason {reason!r}, {count:,} sessions{': ' + meaning if meaning else ''}")
-        say(f"  What to do: {each.do}")
+def _rate(counted: DomainLine | TimeLine) -> str:
+    total = counted.successes + counted.failures
+    return f"{100 * counted.failures / total:.1f}" if total else "-"
 
 
-def _several(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(name or "somebody" for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+def _advice(failure: FailureLine) -> dict[str, Any]:
+    advice = advice_for(failure.result_type)
+    return {"happened": advice.happened, "do": advice.do, "reason_explained": reason_explained(failure.reason)}

@@ -96,7 +96,7 @@ def to_json(report: TlsReport) -> bytes:
 
 def compress(content: bytes) -> bytes:
     """gzip with no name and no time, so that equal reports are equal bytes (RFC 8460 §5.2)."""
-    return gzip.compress(content, mtime=0)
+    return gzip.compress(content, 6, mtime=0)
 
 
 def parse(content: bytes) -> TlsReport:
