@@ -80,6 +80,9 @@ class FakeHooks:
         await trio.lowlevel.checkpoint()
         return self.answer(**arguments)
 
+    def plugins_for(self, spec: Any) -> list[str]:
+        return []
+
     async def notify(self, spec: Any, **arguments: Any) -> None:
         self.told.append(arguments["outcome"])
 

@@ -167,7 +167,8 @@ def test_tables_of_another_version_need_attention(upgraded: Path, capsys: pytest
 
 
 def test_reports_by_state(upgraded: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = "INSERT INTO core_outbox_targets VALUES ('r', {}, 'mailto:a@b.example', '{}', 0, 0, 0, '', '')"
+    columns = "report, position, uri, state, attempts, first_try, next_try, lease_by, last_detail"
+    target = f"INSERT INTO core_outbox_targets ({columns}) VALUES ('r', {{}}, 'mailto:a@b.example', '{{}}', 0, 0, 0, '', '')"
     change(upgraded, "results.db", *(target.format(n, state) for n, state in enumerate(("pending", "pending", "failed"))))
     assert status(upgraded, capsys)[1]["reports"] == {"failed": 1, "pending": 2}
 

@@ -12,7 +12,7 @@ import pytest
 
 from postward.dkim import Signer, SigningKey, generate
 from postward.errors import StoreError
-from postward.model import ReportTarget, TlsWish
+from postward.model import Delivered, ReportTarget, TlsWish
 from postward.names import Domain
 from postward.queue import End, Pick
 from postward.reports.outbox import HOUR, LEASE, QUEUE_ANSWERS_WITHIN, Outbox
@@ -21,7 +21,7 @@ from postward.reports.rows import put
 from postward.reports.sender import Sender
 from postward.reports.suppressions import Suppressions
 from queue_kit import Rig, opened
-from report_kit import FakeHooks, FakeLog, make_report, results_database
+from report_kit import FakeHooks, FakeLog, FakeOutcome, make_report, results_database
 
 MAIL, OTHER = ReportTarget(uri="mailto:a@b.example"), ReportTarget(uri="MAILTO:z@c.example")
 WEB = ReportTarget(uri="https://r.example/x")
@@ -274,3 +274,34 @@ def test_ids_follow_from_the_target() -> None:
     assert cid_of("ab", 0) == cid_of("ab", 0) != cid_of("ab", 1)
     assert len(cid_of("ab", 0)) == 12
     assert tag_of("ab", 3) == "ab.3"
+
+
+async def test_many_share_a_transaction_and_one_spoils_no_other(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        for number in range(100):
+            await here.put(report_id=f"r{number}", submitter=Domain("keyless.example" if number == 50 else "a.example"))
+        await Suppressions(here.database).add("a@b.example", until=here.clock.now() - 1, reason="over")
+        run = await here.sender.send_due()
+        assert (run.queued, run.later) == (99, 1)
+        assert len(await here.rig.rows("SELECT * FROM queue_messages")) == 99
+        assert await here.states() == {"queued": 99, "pending": 1}
+
+
+async def test_a_large_report_goes_through_a_file(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        await here.put(content=bytes(range(256)) * 400)
+        assert (await here.sender.send_due()).queued == 1
+        (job,) = await here.jobs()
+        assert job.message.spool
+        assert await here.rig.wrong() == []
+        await here.end("delivered", "250 2.0.0 ok")
+        assert await here.rig.wrong() == []
+
+
+async def test_a_plugin_that_sends_is_asked_first(tmp_path: Path) -> None:
+    """What a plugin has taken never comes into the queue."""
+    async with world(tmp_path) as here:
+        here.hooks.answer = lambda **_: FakeOutcome("p", value=Delivered(accepted=True, detail="by pigeon"))
+        await here.put()
+        assert (await here.sender.send_due()).delivered == 1
+        assert await here.rig.rows("SELECT * FROM queue_messages") == []

@@ -157,7 +157,7 @@ async def test_no_more_than_allowed_at_once():
 
 async def test_trouble_with_the_database_is_told_once():
     class Broken:
-        async def claim(self, now, way):
+        async def claim_some(self, now, limit, way):
             raise StoreError("database x: the disk is full")
 
     async with results_database() as database:

@@ -12,13 +12,15 @@ from postward_dmarc.reading.read import ReportError as DmarcError
 from postward_tlsrpt import message as tls
 from postward_tlsrpt.defects import DEFECTS as TLS_DEFECTS
 from postward_tlsrpt.read import ReportError as TlsError
-from tlsrpt_samples import as_json, mail, plain
+from tlsrpt_samples import CABLE, CLOUD_OFFICE, LARGE_MAIL, POSTFIX, as_json, mail, plain
 
 TLS_SEEDS = [
     as_json(plain()),
     gzip.compress(as_json(plain())),
     mail(gzip.compress(as_json(plain()))),
     mail(as_json(plain()), "application/tlsrpt+json"),
+    mail(gzip.compress(as_json(CABLE)), "application/gzip", top="multipart/mixed"),
+    *map(as_json, (LARGE_MAIL, CLOUD_OFFICE, POSTFIX, CABLE)),
 ]
 DMARC_SEEDS = [old(), new(), gzip.compress(old()), zipped(old(), new()), report_mail(), failure_mail()]
 

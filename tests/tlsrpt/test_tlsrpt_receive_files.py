@@ -96,6 +96,22 @@ def test_what_is_none_says_why(content: bytes, reason: str) -> None:
     assert reason in refused(content)
 
 
+def forwarding(content: bytes, boundary: bytes) -> bytes:
+    """A mail with another one attached."""
+    head = b"From: me@example.com\r\nContent-Type: multipart/mixed; boundary=%s\r\n\r\n" % boundary
+    return head + b"--%s\r\nContent-Type: message/rfc822\r\n\r\n%s\r\n--%s--\r\n" % (boundary, content, boundary)
+
+
+def test_a_forwarded_report_is_read_from_files_alone() -> None:
+    """RFC 8460 §3: whoever forwards a report cannot vouch for it."""
+    content = forwarding(mail(GOOD), b"one")
+    assert one(content, attached=True).defects == ("forwarded",)
+    assert refused(content) == "there is no TLS report in this message"
+    deeper = forwarding(content, b"two")
+    (found,) = reports_in(deeper, now=NOW, attached=True)
+    assert isinstance(found, ReportError)
+
+
 def test_every_report_of_a_message_counts_and_a_bad_one_hides_none() -> None:
     part = mail(GOOD).partition(b"--b1\r\n")[2].partition(b"--b1\r\n")[2].partition(b"\r\n--b1--")[0]
     bad = part.replace(b"H4sI", b"AAAA")

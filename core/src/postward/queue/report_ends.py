@@ -11,7 +11,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from postward.errors import PostwardError
 from postward.queue.rows import Entry, clean, raw
 
 if TYPE_CHECKING:
@@ -32,10 +31,6 @@ _DROP: Final = (
 )
 
 
-class AlreadyQueued(PostwardError):
-    """The id of this message is known here."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportEnd:
     """The end of the mail `cid`, which was queued with `envid`. `attempts` includes the last one; `host` said `reply`."""
@@ -53,11 +48,10 @@ class ReportEnd:
         return not self.delivered and self.reply.startswith("5")
 
 
-def insert_once(connection: Connection, cid: str, entry: Entry) -> int:
-    """Insert a message whose id must be new; returns its number. Raises `AlreadyQueued`."""
-    if raw(connection).execute(_THERE, (cid,)).fetchone():
-        raise AlreadyQueued(cid)
-    return entry.insert(connection)
+def insert_once(connection: Connection, entries: Sequence[Entry]) -> list[int | None]:
+    """Insert messages whose ids must be new, and return their numbers; None for one whose id is known."""
+    database = raw(connection)
+    return [None if database.execute(_THERE, entry.row[:1]).fetchone() else entry.insert(connection) for entry in entries]
 
 
 def remember(database: sqlite3.Connection, job: Job, end: End) -> None:

@@ -21,7 +21,8 @@ from postward.queue import claim as claiming
 from postward.queue import report_ends
 from postward.queue import settle as settling
 from postward.queue.admin import Admin
-from postward.queue.report_ends import AlreadyQueued, ReportEnd
+from postward.queue.handover import jobs_of
+from postward.queue.report_ends import ReportEnd
 from postward.queue.retry import HOUR, MINUTE, RULES, RetryRules
 from postward.queue.rows import Entry, raw
 from postward.queue.types import ALL, BounceMail, End, Job, Shards
@@ -75,21 +76,26 @@ class Queue(Admin):
         finally:
             await writer.abort()
 
-    async def put_once(self, mail: BounceMail) -> tuple[Job, ...] | None:
-        """Queue a report, unless its id is here or was and its end is still remembered; then None."""
-        writer = Writer(self._spool, partial(self._insert_once, mail.message.cid))
-        try:
-            await writer.write(mail.content)
-            return await writer.commit(mail.message)
-        except AlreadyQueued:
-            return None
-        finally:
-            await writer.abort()
+    async def put_once(self, mails: Sequence[BounceMail]) -> list[tuple[Job, ...] | None]:
+        """Queue reports in one transaction, each with its jobs as of `Writer.commit`.
 
-    async def _insert_once(self, cid: str, entry: Entry) -> int:
-        number = await self._write(partial(report_ends.insert_once, cid=cid, entry=entry))
+        None for one whose id is here, or was and its end is still remembered.
+        """
+        writers: list[Writer] = []
+        try:
+            entries = [await self._draft(mail, writers) for mail in mails]
+            numbers = await self._write(partial(report_ends.insert_once, entries=entries))
+            for writer, number in zip(writers, numbers, strict=True):
+                if number is not None:
+                    writer.keep()
+        finally:
+            for writer in writers:
+                await writer.abort()
         self._announce()
-        return number
+        return [
+            None if number is None else () if entry.body is None else jobs_of(mail.message, number, entry.body, proper=True)
+            for mail, entry, number in zip(mails, entries, numbers, strict=True)
+        ]
 
     async def report_ends(self, limit: int) -> list[ReportEnd]:
         """What has become of reports, the oldest ids first, until it is forgotten."""

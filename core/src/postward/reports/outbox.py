@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,7 @@ from postward.model import MICROSECONDS, Report, ReportOutcome, ReportTarget
 from postward.reports import rows
 from postward.reports.rows import CLAIMABLE, OPEN, State, load_report, suppress
 from postward.reports.targets import suppression_keys
-from postward.store import change, fetch
+from postward.store import change, change_many, fetch
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -43,7 +44,7 @@ _NOT_THE_ADDRESS: Final = re.compile(r"(?<![0-9.])5\.[3567]\.[0-9]{1,3}(?![0-9.]
 
 _TARGET: Final = "report, position, uri, state, attempts, first_try, next_try, lease_by"
 _FIRST_DUE: Final = (
-    f"SELECT {_TARGET} FROM core_outbox_targets WHERE way = ? AND state = ? AND next_try <= ? ORDER BY next_try LIMIT 1"
+    f"SELECT {_TARGET} FROM core_outbox_targets WHERE way = ? AND state = ? AND next_try <= ? ORDER BY next_try LIMIT ?"
 )
 _ONE: Final = f"SELECT {_TARGET} FROM core_outbox_targets WHERE report = ? AND position = ?"
 _NEXT_DUE: Final = "SELECT MIN(next_try) FROM core_outbox_targets WHERE way = ? AND state = ?"
@@ -117,9 +118,13 @@ class Outbox:
 
         `way` takes only those by `MAIL` or only the others (`WEB`). None when nothing is due.
         """
+        return next(iter(await self.claim_some(now, 1, way)), None)
+
+    async def claim_some(self, now: int, limit: int, way: str | None = None) -> list[Claimed | Ended]:
+        """Take up to `limit` targets at once, as `claim` does."""
         token = f"{self._node}:{secrets.token_hex(8)}"
         ways = (rows.MAIL, rows.WEB) if way is None else (way,)
-        return await self._database.write(lambda connection: _claim(connection, now, token, ways))
+        return await self._database.write(lambda connection: _claim_some(connection, now, token, ways, limit))
 
     async def settle(self, claimed: Claimed, delivered: Delivered, now: int) -> Ended | None:
         """Store how an attempt ended; what it returns when that was the end of the target.
@@ -129,11 +134,22 @@ class Outbox:
         chance = self._rng.random()
         return await self._database.write(lambda connection: _settle(connection, claimed, delivered, now, chance))
 
-    async def hand_over(self, claimed: Claimed, cid: str, now: int) -> None:
-        """Say that the queue of this node has it, as the message `cid`. Nothing changes where it has ended meanwhile."""
-        values = (State.QUEUED.value, now + QUEUE_ANSWERS_WITHIN, f"{self._node}:{cid}", f"in the queue as {cid}")
-        key = (claimed.key, claimed.position, claimed.token)
-        await self._database.write(lambda connection: change(connection, _HAND_OVER, (*values, *key)))
+    async def hand_over(self, queued: Sequence[tuple[Claimed, str]], now: int) -> None:
+        """Say that the queue of this node has targets, each as the message of an id. What has ended meanwhile stays so."""
+        until = now + QUEUE_ANSWERS_WITHIN
+        changes = [
+            (
+                State.QUEUED.value,
+                until,
+                f"{self._node}:{cid}",
+                f"in the queue as {cid}",
+                claimed.key,
+                claimed.position,
+                claimed.token,
+            )
+            for claimed, cid in queued
+        ]
+        await self._database.write(lambda connection: change_many(connection, _HAND_OVER, changes))
 
     async def settle_queued(self, key: str, position: int, delivered: Delivered, attempts: int, now: int) -> Ended | None:
         """Store what became of a mail that the queue had, after `attempts`; None when that was known, or nobody knows it."""
@@ -202,14 +218,20 @@ def _skip_locked(connection: Connection) -> str:
     return " FOR UPDATE SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
 
 
-def _claim(connection: Connection, now: int, token: str, ways: tuple[str, ...]) -> Claimed | Ended | None:
+def _claim_some(connection: Connection, now: int, token: str, ways: tuple[str, ...], limit: int) -> list[Claimed | Ended]:
     # One query for each state, because the index gives the first of one at once and must sort for several. The next try of a
     # leased target is the end of its lease.
     statement = f"{_FIRST_DUE}{_skip_locked(connection)}"
-    due = [_Row(*row) for way in ways for state in CLAIMABLE for row in fetch(connection, statement, (way, state.value, now))]
-    if not due:
-        return None
-    row = min(due, key=lambda one: one.next_try)
+    due = [
+        _Row(*row)
+        for way in ways
+        for state in CLAIMABLE
+        for row in fetch(connection, statement, (way, state.value, now, limit))
+    ]
+    return [_claim(connection, row, now, token) for row in sorted(due, key=lambda one: one.next_try)[:limit]]
+
+
+def _claim(connection: Connection, row: _Row, now: int, token: str) -> Claimed | Ended:
     report, cid = load_report(connection, row.report)
     target = ReportTarget(uri=row.uri)
     if (reason := rows.suppression(connection, suppression_keys(row.uri), now)) is not None:

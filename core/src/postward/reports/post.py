@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 from postward.dkim import NoKey
 from postward.model import Delivered
 from postward.queue.types import BounceMail, NewMessage, NewRecipient
@@ -44,31 +46,41 @@ class Post:
         self._outbox, self._queue, self._signer, self._clock, self._log = outbox, queue, signer, clock, log
         self.queued = queued
 
-    async def put(self, claimed: Claimed, address: Address) -> Delivered | None:
-        """Put the mail to `address` into the queue; None when it is there, otherwise why not. Raises `StoreError`."""
-        now, report = self._clock.now(), claimed.report
-        try:
-            content = signed_mail(report, address, signer=self._signer, now=now)
-        except (NoKey, ValueError) as exc:
-            return Delivered(accepted=False, detail=str(exc))
-        cid = cid_of(claimed.key, claimed.position)
+    async def put(self, mails: Sequence[tuple[Claimed, Address]]) -> list[tuple[Claimed, Delivered]]:
+        """Put mails into the queue, each target's to its address; those that cannot be, and why. Raises `StoreError`."""
+        now = self._clock.now()
+        refused: list[tuple[Claimed, Delivered]] = []
+        queued: list[tuple[Claimed, BounceMail]] = []
+        for claimed, address in mails:
+            try:
+                queued.append((claimed, self._mail(claimed, address, now)))
+            except (NoKey, ValueError) as exc:
+                refused.append((claimed, Delivered(accepted=False, detail=str(exc))))
+            # Signing takes a while, and others have work to do.
+            await trio.lowlevel.checkpoint()
+        jobs = await self._queue.put_once([mail for _, mail in queued])
+        await self._outbox.hand_over([(claimed, mail.message.cid) for claimed, mail in queued], now)
+        for (claimed, mail), new in zip(queued, jobs, strict=True):
+            if new is not None:
+                cid, target = mail.message.cid, claimed.target.uri
+                self._log.info("report-queued", cid=claimed.cid, message=cid, report_id=claimed.report.report_id, target=target)
+                self.queued({each.address.domain for each in mail.message.recipients}, new)
+        return refused
+
+    def _mail(self, claimed: Claimed, address: Address, now: int) -> BounceMail:
+        content = signed_mail(claimed.report, address, signer=self._signer, now=now)
         message = NewMessage(
-            cid=cid,
-            sender=sender_of(report),
+            cid=cid_of(claimed.key, claimed.position),
+            sender=sender_of(claimed.report),
             recipients=(NewRecipient(address=address),),
             received=now,
             eight_bit=not content.isascii(),
-            wish=wish_for(report),
+            wish=wish_for(claimed.report),
             smtputf8=not address.is_ascii,
             envid=tag_of(claimed.key, claimed.position),
             is_report=True,
         )
-        jobs = await self._queue.put_once(BounceMail(message=message, content=content))
-        await self._outbox.hand_over(claimed, cid, now)
-        if jobs is not None:
-            self._log.info("report-queued", cid=claimed.cid, message=cid, report_id=report.report_id, target=claimed.target.uri)
-            self.queued({address.domain}, jobs)
-        return None
+        return BounceMail(message=message, content=content)
 
     async def collect(self) -> list[Ended]:
         """Store what has become of mails, some at a time; those targets whose end that was. Raises `StoreError`."""

@@ -7,7 +7,7 @@ into the queue, where there is one that is being delivered, or delivers it at on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +16,7 @@ import trio
 from postward import hookspecs
 from postward.errors import StoreError
 from postward.model import MICROSECONDS, Delivered
+from postward.names import Address
 from postward.reports.https import send_https
 from postward.reports.mailto import Send, send_mail
 from postward.reports.outbox import LEASE, Claimed, Ended, Outbox
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from postward.reports.post import Post
 
 AT_ONCE: Final = 8
-# What only goes into the queue waits for nobody, and shares its transactions.
-QUEUED_AT_ONCE: Final = 128
+# What only goes into the queue shares its transactions.
+QUEUED_AT_ONCE: Final = 64
 ASK_QUEUE_EVERY: Final = 5.0
 _LOOK_AGAIN: Final = 60 * MICROSECONDS
 _AFTER_TROUBLE: Final = 10.0
@@ -92,24 +93,24 @@ class Sender:
         """
         run, errors = SendRun(), list[StoreError]()
 
-        async def worker(nursery: trio.Nursery, way: str, more: int) -> None:
+        async def worker(nursery: trio.Nursery, way: str, batch: int, more: int) -> None:
             """Work, and bring in the next hand, up to `more` of them, when there was something to do."""
             try:
-                while (item := await self._outbox.claim(self._clock.now(), way)) is not None:
+                while items := await self._outbox.claim_some(self._clock.now(), batch, way):
                     if more:
-                        nursery.start_soon(worker, nursery, way, more - 1)
+                        nursery.start_soon(worker, nursery, way, batch, more - 1)
                         more = 0
-                    if isinstance(item, Ended):
-                        await self._told(run, item)
-                    else:
-                        await self._attempt(run, item)
-                    told()
+                    await self._attempt(run, items)
+                    for _ in items:
+                        told()
             except StoreError as exc:
                 errors.append(exc)
 
+        # A plugin that sends takes its time, so nothing else may wait behind it with a lease that runs.
+        batch = 1 if self._post is None or self._hooks.plugins_for(hookspecs.deliver_report) else QUEUED_AT_ONCE
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(worker, nursery, MAIL, (QUEUED_AT_ONCE if self._post else self._at_once) - 1)
-            nursery.start_soon(worker, nursery, WEB, self._at_once - 1)
+            nursery.start_soon(worker, nursery, MAIL, batch, self._at_once - 1)
+            nursery.start_soon(worker, nursery, WEB, 1, self._at_once - 1)
         if errors:
             raise errors[0]
         return run
@@ -161,8 +162,22 @@ class Sender:
         await self._clock.sleep_until(until)
         scope.cancel()
 
-    async def _attempt(self, run: SendRun, claimed: Claimed) -> None:
-        log = self._log.bind(cid=claimed.cid, report_id=claimed.report.report_id, target=claimed.target.uri)
+    async def _attempt(self, run: SendRun, items: Sequence[Claimed | Ended]) -> None:
+        mails: list[tuple[Claimed, Address]] = []
+        for item in items:
+            if isinstance(item, Ended):
+                await self._told(run, item)
+            elif (address := await self._attempt_one(run, item)) is not None:
+                mails.append((item, address))
+        if mails and self._post is not None:
+            refused = await self._post.put(mails)
+            run.queued += len(mails) - len(refused)
+            for claimed, delivered in refused:
+                await self._end(run, claimed, delivered, self._bound(claimed))
+
+    async def _attempt_one(self, run: SendRun, claimed: Claimed) -> Address | None:
+        """Make one attempt; where it is for the queue to make, whom the mail is for."""
+        log = self._bound(claimed)
         # Longer than the lease would mean that another node sends beside us.
         with trio.move_on_after(LEASE / MICROSECONDS * 0.9):
             try:
@@ -172,16 +187,22 @@ class Sender:
             except Exception as exc:  # noqa: BLE001 - it must not end the attempts beside it, which may have been accepted
                 log.error("report-attempt-failed", error=repr(exc))
                 delivered = Delivered(accepted=False, detail=f"{type(exc).__name__} while sending")
-            if delivered is None:
-                run.queued += 1
-                return
-            ended = await self._settle(claimed, delivered, log)
-            if ended is None and not delivered.accepted:
-                log.info("report-later", attempt=claimed.attempts, detail=delivered.detail)
-            await self._told(run, ended)
-            return
+            if isinstance(delivered, Address):
+                return delivered
+            await self._end(run, claimed, delivered, log)
+            return None
         log.warning("report-attempt-too-long", attempt=claimed.attempts)
         run.later += 1
+        return None
+
+    async def _end(self, run: SendRun, claimed: Claimed, delivered: Delivered, log: FilteringBoundLogger) -> None:
+        ended = await self._settle(claimed, delivered, log)
+        if ended is None and not delivered.accepted:
+            log.info("report-later", attempt=claimed.attempts, detail=delivered.detail)
+        await self._told(run, ended)
+
+    def _bound(self, claimed: Claimed) -> FilteringBoundLogger:
+        return self._log.bind(cid=claimed.cid, report_id=claimed.report.report_id, target=claimed.target.uri)
 
     async def _settle(self, claimed: Claimed, delivered: Delivered, log: FilteringBoundLogger) -> Ended | None:
         """Store how an attempt ended, also while the program is ending or the database is away for a moment.
@@ -197,8 +218,8 @@ class Sender:
             await trio.sleep(pause)
         return await self._outbox.settle(claimed, delivered, self._clock.now())
 
-    async def _deliver(self, claimed: Claimed) -> Delivered | None:
-        """How an attempt ended; None when the queue has it now."""
+    async def _deliver(self, claimed: Claimed) -> Delivered | Address:
+        """How an attempt ended; whom the mail is for where the queue is to have it."""
         report, target = claimed.report, claimed.target
         outcome = await self._hooks.first(hookspecs.deliver_report, report=report, target=target)
         if outcome is not None and outcome.error is not None:
@@ -211,7 +232,7 @@ class Sender:
             return Delivered(accepted=False, permanent=True, detail=str(exc))
         with trio.move_on_after(hookspecs.LIMITS["deliver_report"]):
             if isinstance(place, MailTarget) and self._post is not None:
-                return await self._post.put(claimed, place.address)
+                return place.address
             if isinstance(place, MailTarget):
                 return await send_mail(report, place.address, signer=self._signer, send=self._send, now=self._clock.now())
             return await send_https(report, place, http=self._http, private_addresses=self._private)

@@ -18,6 +18,7 @@ DEFECTS: Final[dict[str, str]] = {
     "date-without-zone": "A date has no zone and was read as UTC (RFC 3339 §5.6).",
     "draft-name": "A field has the name that it had in a draft of RFC 8460.",
     "failure-details-missing": "There are failures, and nothing is said about them (RFC 8460 §4.4).",
+    "forwarded": "The report is in a message that another one forwards; only files are read so.",
     "long-range": "The report covers more than two days (RFC 8460 §4.1).",
     "media-type": "The media type is not one of RFC 8460 §6.2, §6.4.",
     "mx-host-not-array": "mx-host is no array (RFC 8460 §4.4, erratum 6241).",

@@ -31,16 +31,17 @@ _HEADER_FIELD: Final = re.compile(
 Found: TypeAlias = Reading | ReportError
 
 
-def reports_in(content: bytes, *, now: int | None = None, filename: str = "") -> Sequence[Found]:
+def reports_in(content: bytes, *, now: int | None = None, filename: str = "", attached: bool = False) -> Sequence[Found]:
     """The reports in the content of a file, at least one `Reading` or `ReportError`. Never raises for what it holds.
 
-    `now`, microseconds, refuses reports of the future; `filename` may say what a report is about (RFC 8460 §5.1).
+    `now`, microseconds, refuses reports of the future; `filename` may say what a report is about (RFC 8460 §5.1). With
+    `attached`, messages that a mail forwards are opened, one level deep; whoever forwards a report cannot vouch for it.
     """
     if not content.strip():
         return [ReportError("empty")]
     if is_report(content):
         return [read_body(content, now=now, about=_about(filename))]
-    return list(_in_mail(content, now))
+    return list(_in_mail(content, now, attached=attached))
 
 
 def is_report(content: bytes) -> bool:
@@ -71,7 +72,7 @@ def read_body(
         return exc
 
 
-def _in_mail(content: bytes, now: int | None) -> Iterator[Found]:
+def _in_mail(content: bytes, now: int | None, *, attached: bool) -> Iterator[Found]:
     known = quick(content) if len(content) <= MAX_MAIL else None
     if known is not None:
         yield _from_part(known.data, known.media_type, known.filename, _header_fields(known.header), now)
@@ -84,12 +85,20 @@ def _in_mail(content: bytes, now: int | None) -> Iterator[Found]:
     said = _header_fields(BytesContent(content).header)
     chosen = [part for part in parts if part.media_type in _OWN_TYPES]
     chosen = chosen or [part for part in parts if _may_hold_report(part, alone=len(parts) == 1)]
-    if not chosen:
+    forwarded = [part.data for part in parts if part.media_type == "message/rfc822"] if attached and not chosen else []
+    for message in forwarded[:MAX_REPORTS]:
+        for found in _in_mail(message, now, attached=False):
+            yield (
+                found
+                if isinstance(found, ReportError)
+                else replace(found, defects=tuple(sorted({*found.defects, "forwarded"})))
+            )
+    if not chosen and not forwarded:
         yield ReportError("there is no TLS report in this message")
     for part in chosen[:MAX_REPORTS]:
         proper = part.report_type == "tlsrpt" if part.parents else True
         yield _from_part(part.data, part.media_type, part.filename, said, now, () if proper else ("structure",))
-    if len(chosen) > MAX_REPORTS:
+    if len(chosen) > MAX_REPORTS or len(forwarded) > MAX_REPORTS:
         yield ReportError(f"more than {MAX_REPORTS} reports in one message")
 
 

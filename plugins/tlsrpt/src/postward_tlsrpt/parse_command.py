@@ -92,7 +92,7 @@ def lines(files: Sequence[str], now: int, *, strict: bool = False) -> Iterator[L
         if source.error:
             yield Line(source=source, error=source.error)
             continue
-        for found in reports_in(source.content, now=now, filename=source.file):
+        for found in reports_in(source.content, now=now, filename=source.file, attached=True):
             if isinstance(found, ReportError):
                 yield Line(source=source, error=str(found))
             elif strict and found.defects:

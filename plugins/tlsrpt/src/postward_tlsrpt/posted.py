@@ -6,7 +6,8 @@ of both.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -38,7 +39,7 @@ class Request(Protocol):
     @property
     def headers(self) -> Mapping[str, str]: ...
 
-    def stream(self) -> AsyncIterator[bytes]: ...
+    def stream(self) -> AsyncGenerator[bytes, None]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +76,11 @@ async def _body(request: Request) -> bytes | None:
     if length.isdecimal() and (len(length) > 12 or int(length) > MAX_BODY):
         return None
     collected = bytearray()
-    async for piece in request.stream():
-        collected += piece
-        if len(collected) > MAX_BODY:
-            return None
+    async with aclosing(request.stream()) as pieces:
+        async for piece in pieces:
+            collected += piece
+            if len(collected) > MAX_BODY:
+                return None
     return bytes(collected)
 
 

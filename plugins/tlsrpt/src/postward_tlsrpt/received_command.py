@@ -91,9 +91,17 @@ def _show_domain(name: Domain, lines: Sequence[TimeLine], failures: Sequence[Fai
         return
     line()
     table(
-        ("day", "sender", "policy", "sessions", "failure", "reason"),
+        ("day", "sender", "policy", "sessions", "failure", "at", "reason"),
         [
-            (each.day, each.organization or each.submitter, each.policy_type, each.n, each.result_type, each.reason or "-")
+            (
+                each.day,
+                each.organization or each.submitter,
+                each.policy_type,
+                each.n,
+                each.result_type,
+                each.mx_host or "-",
+                each.reason or "-",
+            )
             for each in failures
         ],
     )

@@ -86,6 +86,7 @@ class ReceivedFailure(Base, table=True):
     detail_number: int = Field(primary_key=True)
     result_type: str = Field(sa_type=sa.Text)
     reason: str = Field(sa_type=sa.Text)
+    mx_host: str = Field(sa_type=sa.Text)
     detail: str = Field(sa_type=sa.Text)
     n: int = Field(sa_type=sa.BigInteger)
 
@@ -114,7 +115,7 @@ def create(op: Operations) -> None:
     op.create_table(
         "tlsrpt_received_failures",
         *(sa.Column(name, sa.Integer, primary_key=True, autoincrement=False) for name in ("report", "number", "detail_number")),
-        *(sa.Column(name, sa.Text, nullable=False) for name in ("result_type", "reason", "detail")),
+        *(sa.Column(name, sa.Text, nullable=False) for name in ("result_type", "reason", "mx_host", "detail")),
         sa.Column("n", sa.BigInteger, nullable=False),
     )
 
@@ -130,8 +131,8 @@ _INSERT_POLICY: Final = sa.text(
     " VALUES (:report, :number, :domain, :policy_type, :policy, :is_host, :successes, :failures)"
 )
 _INSERT_FAILURE: Final = sa.text(
-    "INSERT INTO tlsrpt_received_failures (report, number, detail_number, result_type, reason, detail, n)"
-    " VALUES (:report, :number, :detail_number, :result_type, :reason, :detail, :n)"
+    "INSERT INTO tlsrpt_received_failures (report, number, detail_number, result_type, reason, mx_host, detail, n)"
+    " VALUES (:report, :number, :detail_number, :result_type, :reason, :mx_host, :detail, :n)"
 )
 _OLD: Final = "SELECT id FROM tlsrpt_received WHERE end_at < :before"
 _DROP: Final = (
@@ -154,11 +155,11 @@ _TIMELINE: Final = sa.text(
     " ORDER BY r.day, r.organization, r.submitter, p.policy_type"
 )
 _FAILURES: Final = sa.text(
-    "SELECT r.day, r.organization, r.submitter, p.policy_type, f.result_type, f.reason, SUM(f.n) AS n"
+    "SELECT r.day, r.organization, r.submitter, p.policy_type, f.result_type, f.reason, f.mx_host, SUM(f.n) AS n"
     " FROM tlsrpt_received_failures f JOIN tlsrpt_received_policies p ON p.report = f.report AND p.number = f.number"
     f" JOIN tlsrpt_received r ON r.id = f.report WHERE p.domain = :domain AND {_SPAN}"
-    " GROUP BY r.day, r.organization, r.submitter, p.policy_type, f.result_type, f.reason"
-    " ORDER BY r.day, n DESC, r.organization, r.submitter, p.policy_type, f.result_type, f.reason"
+    " GROUP BY r.day, r.organization, r.submitter, p.policy_type, f.result_type, f.reason, f.mx_host"
+    " ORDER BY r.day, n DESC, r.organization, r.submitter, p.policy_type, f.result_type, f.reason, f.mx_host"
 )
 
 
@@ -199,7 +200,10 @@ class TimeLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureLine:
-    """Failed sessions of one kind, as an organization counted them for a day. Kinds may overlap (RFC 8460 §4)."""
+    """Failed sessions of one kind at one MX host (empty where none is named), as an organization counted them for a day.
+
+    Kinds may overlap (RFC 8460 §4).
+    """
 
     day: str
     organization: str
@@ -207,6 +211,7 @@ class FailureLine:
     policy_type: str
     result_type: str
     reason: str
+    mx_host: str
     n: int
 
 
@@ -298,6 +303,7 @@ def _failure_rows(report: int, number: int, kept: Kept) -> Iterator[dict[str, ob
             "detail_number": at,
             "result_type": _storable(detail.result_type),
             "reason": _storable(detail.failure_reason_code),
+            "mx_host": _storable(detail.receiving_mx_hostname.lower().rstrip(".")),
             "detail": _json(detail),
             "n": detail.failed_session_count,
         }
