@@ -5,12 +5,12 @@ It only looks. What is not there yet, on a node that has never run, is no troubl
 
 from __future__ import annotations
 
-import datetime
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from postward.cli.measures import count, octets
+from postward.attention import Attention, no_room, of_journal, of_queue, of_resolver
+from postward.cli.measures import count
 from postward.dns.health import FILE as HEALTH_FILE
 from postward.dns.health import Health, load_health
 from postward.errors import PostwardError
@@ -29,14 +29,6 @@ HOUR: Final = 3600 * 1_000_000
 TOP: Final = 5
 # An attempt comes at the very end of a lifetime; what is older by this much has been passed over.
 _LATE: Final = 2 * HOUR
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attention:
-    """Something that needs a person: what it is, and how to mend it."""
-
-    what: str
-    mend: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -141,20 +133,10 @@ def _queue(config: Config, found: Found) -> None:
     before = found.now - int(config.delivery.expire_hours * HOUR) - _LATE
 
     queue = found.queue = read_queue(config, partial(figures, now=found.now, expired_before=before, top=TOP), NOTHING)
-    if queue.held:
-        found.needs(
-            f"{count(queue.held, 'recipient')} held in the queue",
-            "postward queue list --held shows them; postward queue release or drop decides",
-        )
-    if queue.expired:
-        found.needs(
-            f"{count(queue.expired, 'message')} in the queue older than {config.delivery.expire_hours:g} hours",
-            "postward queue flush lets them be tried once more and returned; postward queue list shows them",
-        )
+    found.attention += of_queue(queue, config.delivery.expire_hours)
 
 
 def _journal(config: Config, found: Found) -> None:
-    from postward.model import day_of
     from postward.store.engine import sqlite_url
     from postward.store.standing import standings
 
@@ -162,14 +144,8 @@ def _journal(config: Config, found: Found) -> None:
         return
     node_url = sqlite_url(config.core.data_dir / "node.db")
     found.standings = standings(config.core.database, node_url, config.core.node)
-    today = datetime.date.fromisoformat(day_of(found.now))
-    for one in found.standings:
-        # Of an entry only its day is known: two days apart is more than 24 hours in any case.
-        if one.oldest_day and (today - datetime.date.fromisoformat(one.oldest_day)).days >= 2:
-            mend = "start the service" if one.consumer in config.plugins else f"postward plugins enable {one.consumer}"
-            if found.service.life is Life.RUNNING:
-                mend = f"look for errors of {one.consumer} in the log"
-            found.needs(f"{one.consumer} has not taken {one.results:,} results since {one.oldest_day}", mend)
+    running = found.service.life is Life.RUNNING
+    found.attention += of_journal(found.standings, now=found.now, enabled=config.plugins, running=running)
 
 
 def _reports(config: Config, found: Found) -> None:
@@ -186,7 +162,7 @@ def _has(found: Found, *names: str) -> bool:
 
 
 def _disk(config: Config, found: Found) -> None:
-    from postward.queue.disk import RULES, room
+    from postward.queue.disk import room
 
     place = config.core.data_dir
     while not place.exists() and place != place.parent:
@@ -195,10 +171,7 @@ def _disk(config: Config, found: Found) -> None:
     found.free = numbers.f_bavail * numbers.f_frsize
     found.room = room(place)
     if not found.room:
-        found.needs(
-            f"no room on the disk of {place}, so mail is refused: {octets(found.free)} and {numbers.f_favail:,} files free",
-            f"free at least {octets(RULES.min_free_bytes)} and {RULES.min_free_files:.0%} of the files there",
-        )
+        found.attention += [no_room(place, found.free, numbers.f_favail)]
 
 
 def _keys(config: Config, found: Found) -> None:
@@ -251,12 +224,8 @@ def _resolver(config: Config, found: Found) -> None:
     if found.service.life is not Life.RUNNING:
         return
     found.resolver = load_health(config.core.data_dir / HEALTH_FILE)
-    if found.resolver is not None and found.resolver.validating is False:
-        why = "; ".join(found.resolver.problems)
-        found.needs(
-            f"the resolver does not validate DNSSEC, so DANE is off{f': {why}' if why else ''}",
-            "run a validating resolver on this machine, such as unbound, and name it in [dns] nameservers",
-        )
+    if found.resolver is not None:
+        found.attention += of_resolver(found.resolver)
 
 
 def _is_worked_on(found: Found) -> bool:

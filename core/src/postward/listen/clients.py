@@ -51,6 +51,15 @@ class WrongLogins:
         while len(self._wrong) > _REMEMBERED:
             self._wrong.popitem(last=False)
 
+    def forgive(self, peer: str) -> None:
+        """The login that was counted last was right after all."""
+        client = client_of(peer)
+        since, times = self._of(client)
+        if times > 1:
+            self._wrong[client] = (since, times - 1)
+        else:
+            self._wrong.pop(client, None)
+
     def _of(self, client: str) -> tuple[float, int]:
         now = trio.current_time()
         since, times = self._wrong.get(client, (now, 0))

@@ -68,6 +68,11 @@ class Users:
         self._remember(digest)
         return True
 
+    def stored(self, user: str) -> str:
+        """The hash of a user as it stands in the file now; empty where there is no such user."""
+        self._refresh()
+        return self._hashes.get(user, "")
+
     def _verify(self, stored: str | None, password: str) -> bool:
         # Made here, because it costs as much as a check and this is no place that others wait for.
         self._nobody = self._nobody or self._hasher.hash("")

@@ -160,6 +160,20 @@ class Outbox:
 
         return await self._database.write(settle)
 
+    async def retry(self, key: str, position: int, now: int) -> str | None:
+        """Make a target due now that waits or has ended without success, for another day of attempts.
+
+        What its state was: a delivered one stays so, and one in the queue is the queue's. None when there is none.
+        """
+
+        def again(connection: Connection) -> str | None:
+            row = _one(connection, key, position)
+            if row is not None and row.state in (State.PENDING, State.FAILED, State.SUPPRESSED):
+                rows.update(connection, key, position, state=State.PENDING.value, first_try=0, next_try=now, lease_by="")
+            return None if row is None else row.state
+
+        return await self._database.write(again)
+
     async def give_up_silent(self, now: int) -> list[Ended]:
         """End the targets whose mail is in the queue of a node that has not said for over a day what became of it."""
 

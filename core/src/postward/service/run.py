@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from postward import hookspecs
 from postward.app import App
 from postward.service.lock import locked
 from postward.service.mail import MailService, shards_of
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from postward.config import Config
-    from postward.model import WebRoute
     from postward.service.workers import Place
     from postward.web.serve import WebService
 
@@ -61,7 +59,7 @@ async def running(config: Config, place: Place | None = None) -> AsyncIterator[R
     """Run the service for a block, and let it finish what it has begun behind it. Raises `PostwardError` at the start."""
     raise_file_limit()
     first = place is None or place.index == 0
-    if first and config.plugins:
+    if first:
         # Takes a fifth of a second and more, for which nobody should wait later.
         import_module("postward.web.serve")
     async with AsyncExitStack() as stack:
@@ -104,19 +102,14 @@ def _look_for_garbage_less_often() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-def _web(app: App) -> WebService | None:
-    """The pages of the plugins; None when none has any."""
-    routes: list[tuple[str, WebRoute]] = []
-    for outcome in app.hooks.collect(hookspecs.register_routes):
-        if outcome.error is not None:
-            raise outcome.error
-        routes += [(outcome.plugin, route) for route in outcome.value or ()]
-    if not routes:
-        return None
+def _web(app: App) -> WebService:
+    """The pages of core and of the plugins."""
+    from postward.web.assembly import site_of
     from postward.web.routes import assemble
     from postward.web.serve import WebService
 
-    web = WebService(app.config.web, assemble(routes), app.log)
+    site, routes = site_of(app)
+    web = WebService(app.config.web, assemble(routes, site), app.log)
     web.open()
     app.log.info("web-pages", **web.places)
     return web

@@ -16,6 +16,8 @@ from postward.store.engine import explain, open_engines
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from postward.store.store import Store
+
 T = TypeVar("T")
 
 _BEHIND: Final = text("SELECT COALESCE(SUM(results), 0), COALESCE(MIN(day), '') FROM node_journal WHERE sequence > :position")
@@ -41,8 +43,20 @@ class Standing:
 def standings(results_url: str, node_url: str, node: str) -> list[Standing]:
     """Where the consumers of `node` stand. Both databases must be there, with their tables. Raises `StoreError`."""
     cursors = read_once(results_url, partial(_cursors, node=node))
-    positions = {consumer: position for consumer, (position, _) in cursors.items()}
-    end, behind = read_once(node_url, partial(_behind, positions=positions))
+    return _joined(cursors, *read_once(node_url, partial(_behind, positions=_positions(cursors))))
+
+
+async def standings_of(store: Store) -> list[Standing]:
+    """Where the consumers of this node stand. Raises `StoreError`."""
+    cursors = await store.results.read(partial(_cursors, node=store.node))
+    return _joined(cursors, *await store.node_db.read(partial(_behind, positions=_positions(cursors))))
+
+
+def _positions(cursors: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    return {consumer: position for consumer, (position, _) in cursors.items()}
+
+
+def _joined(cursors: Mapping[str, tuple[int, int]], end: int, behind: Mapping[str, tuple[int, str]]) -> list[Standing]:
     return [
         Standing(
             consumer=consumer,

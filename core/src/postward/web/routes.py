@@ -1,21 +1,21 @@
 """Which page answers which request: those of a plugin below its name, those for strangers by host name (`WebRoute`).
 
 What strangers may ask for is decided here and nowhere else: pages of a host name of their own, and public ones. Everything else
-is for who sits at this machine.
+is for who sits at this machine, or has logged in to the `Site`, which has the pages that core draws.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
-from starlette.routing import BaseRoute, Host, Mount, Route, Router
+from starlette.routing import BaseRoute, Host, Route, Router
 
 from postward.errors import ConfigError
+from postward.web.origin import is_local
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from postward.model import WebRoute
     from postward.names import Domain
+    from postward.web.site import Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +35,11 @@ class Pages:
     for_strangers: bool
 
 
-def assemble(routes: Sequence[tuple[str, WebRoute]]) -> Pages:
-    """Put pages together, each with the name of its plugin. Raises `ConfigError` for two that answer the same request."""
+def assemble(routes: Sequence[tuple[str, WebRoute]], site: Site | None = None) -> Pages:
+    """Put pages together, each with the name of its plugin, and what `site` has behind them.
+
+    Raises `ConfigError` for two that answer the same request.
+    """
     seen: dict[tuple[str, str, str], str] = {}
     for plugin, route in routes:
         place = (str(route.host or ""), route.path if route.host else f"/{plugin}{_path(route)}")
@@ -44,30 +48,35 @@ def assemble(routes: Sequence[tuple[str, WebRoute]]) -> Pages:
             if other != plugin or list(routes).count((plugin, route)) > 1:
                 raise ConfigError(f"plugins {other} and {plugin} both answer {method} {''.join(place)}", key="plugins")
     strangers = [(plugin, route) for plugin, route in routes if route.host is not None or route.public]
+    private = [each for each in routes if each not in strangers]
     return Pages(
-        public=_application(strangers, private=()),
-        local=_application(strangers, private=[each for each in routes if each not in strangers]),
+        public=_application(strangers),
+        local=_application(strangers, private=private, site=site),
         for_strangers=bool(strangers),
     )
 
 
-def _application(strangers: Sequence[tuple[str, WebRoute]], *, private: Sequence[tuple[str, WebRoute]]) -> Starlette:
+def _application(
+    strangers: Sequence[tuple[str, WebRoute]], *, private: Sequence[tuple[str, WebRoute]] = (), site: Site | None = None
+) -> Starlette:
     by_host: dict[Domain, list[BaseRoute]] = {}
-    below: dict[str, list[BaseRoute]] = {}
+    below: list[BaseRoute] = []
     for plugin, route in strangers:
         if route.host is not None:
             by_host.setdefault(route.host, []).append(_route(route))
         else:
-            below.setdefault(plugin, []).append(_route(route))
-    for plugin, route in private:
-        below.setdefault(plugin, []).append(_Private(_route(route)))
+            below.append(_route(route, plugin))
+    below += [_Private(_route(route, plugin), site) for plugin, route in private]
     routes: list[BaseRoute] = [Host(str(host), app=Router(pages)) for host, pages in by_host.items()]
-    routes += [Mount(f"/{plugin}", routes=pages) for plugin, pages in below.items()]
-    return Starlette(routes=routes, exception_handlers={404: _not_here})
+    application = Starlette(routes=[*routes, *below], exception_handlers={404: _not_here})
+    if site is not None:
+        application.router.default = site
+    return application
 
 
-def _route(route: WebRoute) -> Route:
-    return Route(_path(route), endpoint=route.handler, methods=list(route.methods), name=route.title or None)
+def _route(route: WebRoute, plugin: str = "") -> Route:
+    path = f"/{plugin}{_path(route)}" if plugin else _path(route)
+    return Route(path, endpoint=route.handler, methods=list(route.methods), name=route.title or None)
 
 
 def _path(route: WebRoute) -> str:
@@ -79,36 +88,18 @@ async def _not_here(_request: Request, _error: Exception) -> PlainTextResponse:
 
 
 class _Private(BaseRoute):
-    """A page for who sits at this machine: by the address of the client, and by the name that the browser was told."""
+    """A page for who sits at this machine, or for who has logged in where there is a site."""
 
-    def __init__(self, route: Route) -> None:
-        self._route = route
+    def __init__(self, route: Route, site: Site | None) -> None:
+        self._route, self._site = route, site
 
     def matches(self, scope: Scope) -> tuple[Any, Scope]:
         return self._route.matches(scope)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if is_local(scope):
-            await self._route.handle(scope, receive, send)
-        else:
-            await PlainTextResponse("this page is for this machine only\n", status_code=403)(scope, receive, send)
-
-
-def is_local(scope: Scope) -> bool:
-    """Whether a request came from this machine, and was meant for it: another site may have lent it its name."""
-    client = scope.get("client")
-    if client and client[0] and not _is_loopback(client[0]):
-        return False
-    names = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-    if len(names) != 1:
-        return False
-    host, _, port = names[0].rpartition(":")
-    name = host if host and port.isdecimal() else names[0]
-    return name.lower() == "localhost" or _is_loopback(name.removeprefix("[").removesuffix("]"))
-
-
-def _is_loopback(text: str) -> bool:
-    try:
-        return ipaddress.ip_address(text).is_loopback
-    except ValueError:
-        return False
+        refusal: ASGIApp | None = None
+        if self._site is not None:
+            refusal = await self._site.refusal(scope)
+        elif not is_local(scope):
+            refusal = PlainTextResponse("this page is for this machine only\n", status_code=403)
+        await (refusal or self._route.handle)(scope, receive, send)
