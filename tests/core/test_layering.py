@@ -37,6 +37,7 @@ PUBLIC = {
     "postward.store",
     "postward.testing",
     "postward.tls",
+    "postward.web",
 }
 # Typer shells of verbs print with the look that all commands share.
 PUBLIC_CLI = {"postward.cli.output"}

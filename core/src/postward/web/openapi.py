@@ -23,7 +23,7 @@ _REFUSALS: Final = {
     "500": "The page failed; the log says more under the cid.",
     "503": "The database cannot be read just now.",
 }
-_PATTERNS: Final = {Kind.DAY: r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$", Kind.CURSOR: r"^[0-9A-Za-z._~:/\-]{1,400}$"}
+_PATTERNS: Final = {Kind.DAY: r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$", Kind.CURSOR: r"^[0-9A-Za-z._~:/\[\]\-]{1,400}$"}
 
 
 def describe(places: Sequence[Place]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ _MAX_FIELDS: Final = 50
 _LONGEST: Final = 320
 _SHOWN: Final = 60
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_CURSOR: Final = re.compile(r"[0-9A-Za-z._~:/\-]{1,400}")
+_CURSOR: Final = re.compile(r"[0-9A-Za-z._~:/\[\]\-]{1,400}")
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 
 

@@ -62,10 +62,10 @@ class MtaSts:
 
     @hookimpl
     def register_routes(self) -> Sequence[WebRoute]:
-        """The policy files of own domains (RFC 8461 §3.2)."""
-        from postward_mtasts import hosting
+        """The policy files of own domains (RFC 8461 §3.2), and the cache for the operator."""
+        from postward_mtasts import hosting, pages
 
-        return [hosting.route(own) for own in self.hosted.values()]
+        return [*(hosting.route(own) for own in self.hosted.values()), *pages.routes(self._core)]
 
     @hookimpl
     @asynccontextmanager

@@ -98,6 +98,46 @@ def load_page(connection: Connection, *, domain: str, day: str, after: tuple[str
     return found
 
 
+def load_by_domain(
+    connection: Connection, *, domain: str, day: str, failed: bool, after: tuple[str, str, str], limit: int
+) -> list[Row]:
+    """Counters behind (domain, day, policy id), in that order, which is that of the table, so that any page costs the same.
+
+    Without details. Of one domain or day where these are given, and with `failed` only those with failures.
+    """
+    where = "(recipient_domain, day, policy_id) > (?, ?, ?)"
+    values: list[object] = [*after]
+    for column, value in (("recipient_domain", domain), ("day", day)):
+        if value:
+            where += f" AND {column} = ?"
+            values.append(value)
+    statement = (
+        "SELECT day, recipient_domain, policy_id, policy, policy_domain, successes, failures FROM tlsrpt_sessions"
+        f" WHERE {where}{' AND failures > 0' if failed else ''} ORDER BY recipient_domain, day, policy_id LIMIT ?"
+    )
+    return [Row(day, domain, Taken(*columns)) for day, domain, *columns in fetch(connection, statement, (*values, limit))]
+
+
+def load_one(connection: Connection, *, domain: str, day: str, policy_id: str) -> Taken | None:
+    """The counters of one policy with their details."""
+    statement = (
+        "SELECT policy_id, policy, policy_domain, successes, failures FROM tlsrpt_sessions"
+        " WHERE recipient_domain = ? AND day = ? AND policy_id = ?"
+    )
+    for columns in fetch(connection, statement, (domain, day, policy_id)):
+        taken = Taken(*columns)
+        taken.details = fetch(connection, _DETAILS_OF, (domain, day, policy_id))
+        return taken
+    return None
+
+
+def by_day(connection: Connection, domain: str = "") -> list[tuple[str, int, int]]:
+    """The successes and failures of each day, of one domain or all, in order. Without a domain it reads the whole table."""
+    where, values = ("WHERE recipient_domain = ?", (domain,)) if domain else ("", ())
+    statement = f"SELECT day, SUM(successes), SUM(failures) FROM tlsrpt_sessions {where} GROUP BY day ORDER BY day"
+    return [(day, int(good), int(bad)) for day, good, bad in fetch(connection, statement, values)]
+
+
 def add(connection: Connection, counts: Counts) -> None:
     """Add what a batch counted."""
     sessions = []

@@ -112,8 +112,14 @@ class TlsRpt:
 
     @hookimpl
     def register_routes(self) -> Sequence[WebRoute]:
-        """Where reports are posted (RFC 8460 §5.4)."""
-        return [WebRoute(path="/report", handler=self.post, methods=("POST",), public=True)]
+        """Where reports are posted (RFC 8460 §5.4), what is counted here, and what others reported."""
+        from postward_tlsrpt import received_pages, results_pages
+
+        return [
+            WebRoute(path="/report", handler=self.post, methods=("POST",), public=True),
+            *results_pages.routes(self._core),
+            *received_pages.routes(self._core),
+        ]
 
     async def post(self, request: Request) -> Answer:
         """The endpoint of `/tlsrpt/report`."""
