@@ -26,6 +26,7 @@ _HIDDEN: Final = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff"
     r"\U000e0000-\U000e0fff]"
 )
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _ELLIPSIS: Final = "…"
 
 
@@ -112,6 +113,7 @@ def _environment() -> Environment:
     environment.filters["urlencode_all"] = _urlencode
     environment.globals.update(svg=lambda chart, name: Markup(svg(chart, name)), tone_of=tone_of, most=MOST)
     environment.tests["kind"] = lambda value, name: type(value).__name__ == name
+    environment.tests["day"] = lambda value: isinstance(value, str) and _DAY.fullmatch(value) is not None
     environment.tests["several"] = lambda value: isinstance(value, list | tuple)
     return environment
 

@@ -199,15 +199,14 @@ def _one(data: Received, failures: Sequence[FailureLine]) -> list[Block]:
         ),
         Table(
             title="Failures, the newest first",
-            columns=["Day", "What", _number("Sessions"), "Mail host", "Reported by", "What to do"],
+            columns=["Day", "What", _number("Sessions"), "Mail host", "Reported by"],
             rows=[
                 (
                     one.day,
-                    [Mark(one.result_type, Tone.BAD), Code(one.reason) if one.reason else ""],
+                    [Mark(one.result_type, Tone.BAD), Code(one.reason) if one.reason else "", reason_explained(one.reason)],
                     one.sessions,
                     one.mx_host,
                     one.organization,
-                    [reason_explained(one.reason) if one.reason else "", one.do],
                 )
                 for one in data.failures
             ],
