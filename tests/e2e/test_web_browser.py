@@ -8,25 +8,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
-import trio
 
-from deliver_kit import ENVIRONMENT
-from postward.app import App
-from postward.config import load
-from postward.dns import ZoneResolver
-from postward.listen.users import set_password
-from relay_kit import free_port, until
-from web_data import configure, fill
+from web_service import SECRET, Served, serving_pages
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -35,48 +23,13 @@ pytestmark = [
     pytest.mark.interop,
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
 ]
-SECRET = "a long enough password"
 SIZES = {"wide": {"width": 1280, "height": 900}, "narrow": {"width": 390, "height": 844}}
-
-
-@dataclass
-class Served:
-    """A running service with its pages."""
-
-    url: str
-    log: Path
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("web")
-    port = free_port()
-    tables = configure(
-        folder,
-        web={"bind": f"127.0.0.1:{port}", "users_file": str(folder / "users"), "readers": ["eve"]},
-        dns={"nameservers": ["127.0.0.1:1"], "self_test": {"secure": "", "bogus": ""}},
-    )
-    config = folder / "postward.toml"
-    config.write_text(tomli_w.dumps(tables))
-    for user in ("ada", "eve"):
-        set_password(folder / "users", user, SECRET)
-
-    async def prepare() -> None:
-        async with App(load(config), dns=ZoneResolver(), inline=True) as app:
-            await fill(app)
-
-    trio.run(prepare)
-    log = folder / "log"
-    with log.open("wb") as out:
-        command = [sys.executable, "-m", "postward", "run", "--config", str(config)]
-        process = subprocess.Popen(command, stderr=out, env=ENVIRONMENT)
-    try:
-        until(lambda: b'"running"' in log.read_bytes() or process.poll() is not None)
-        assert process.poll() is None, log.read_text()
-        yield Served(f"http://127.0.0.1:{port}", log)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+    with serving_pages(tmp_path_factory.mktemp("web")) as service:
+        yield service
 
 
 @dataclass

@@ -148,6 +148,9 @@ async def test_policies_of_others(rig: Rig) -> None:
     assert {one["valid"] for one in rows} == {True, False}
     one = (await rig.browser.get("/api/v1/mtasts/cache/p00.example")).json["data"]
     assert one["mx"] == ["*.b.example"]
+    page = await rig.browser.get("/mtasts/cache/p00.example")
+    assert "mode: enforce mx: *.b.example" in page.said
+    assert 'role="search"' not in page.text
     assert (await rig.browser.get("/mtasts/cache/none.example")).status == 404
     assert (await rig.browser.get("/mtasts/cache/a..b")).status == 400
     assert "Nothing is remembered of none.example." in (await rig.browser.get("/mtasts/cache?domain=none.example")).said

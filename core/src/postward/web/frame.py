@@ -56,7 +56,7 @@ class Frame:
 
 def shown(value: object, longest: int = LONGEST) -> str:
     """A text with hidden characters made visible, and cut where it is longer than anybody reads."""
-    text = str(value)
+    text = str(value).replace("\r\n", "\n")
     if len(text) > longest:
         text = text[:longest] + _ELLIPSIS
     return _HIDDEN.sub(lambda found: f"\N{LEFT-POINTING DOUBLE ANGLE QUOTATION MARK}U+{ord(found[0]):04X}»", text)

@@ -40,6 +40,11 @@ class Place:
         return (*given, *(Param(name=name) for name in self.names if name not in known))
 
     @property
+    def conditions(self) -> tuple[Param, ...]:
+        """Those that are not in the path, for the form above the page."""
+        return tuple(param for param in self.params if param.name not in self.names)
+
+    @property
     def twin(self) -> str:
         """The path of its JSON."""
         return API + ("/overview" if self.path == "/" else self.path)

@@ -167,7 +167,7 @@ class Site:
             return _json({"data": page.data, "next": page.next or None})
         twin = _filled(place.twin, in_path) + (f"?{request.url.query}" if request.url.query else "")
         frame = self._frame(request, visitor, once=True)
-        return _html(drawing.page(frame, page, params=place.params, given=query, twin=twin))
+        return _html(drawing.page(frame, page, params=place.conditions, given=query, twin=twin))
 
     def _frame(self, request: Request, visitor: Visitor, *, once: bool = False) -> Frame:
         """What is around a page. `once`: what the last action came to is told here, and then no more."""
