@@ -14,6 +14,7 @@ import trio
 import trio.testing
 from argon2 import PasswordHasher
 
+from deliver_kit import write_config
 from postward.cli import main
 from postward.errors import ConfigError, PostwardError
 from postward.listen import users as module
@@ -269,3 +270,20 @@ def test_passwd_finds_the_file_of_the_listeners(
     assert main(["passwd", "alice", "--stdin", "--config", str(config)]) == code
     assert file.exists() == (code == 0)
     assert word in capsys.readouterr().err
+
+
+def test_the_file_of_the_web_pages_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_config(tmp_path, web={"users_file": str(tmp_path / "web-users")})
+    typed(monkeypatch, "secret\n")
+    assert main(["passwd", "ada", "--stdin", "--config", str(config)]) == 0
+    assert "ada" in read_users(tmp_path / "web-users")
+
+
+def test_what_stands_in_the_file_now(file: Path) -> None:
+    set_password(file, "alice", "secret")
+    users = Users(file, structlog.get_logger("test"))
+    before = users.stored("alice")
+    assert before == read_users(file)["alice"]
+    set_password(file, "alice", "another")
+    assert users.stored("alice") not in ("", before)
+    assert users.stored("bob") == ""

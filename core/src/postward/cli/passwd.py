@@ -1,4 +1,4 @@
-"""`postward passwd`: set the password of a user who may send mail through a listener, or remove the user."""
+"""`postward passwd`: set the password of a user of a listener or of the web pages, or remove the user."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def passwd(
     user: Annotated[str, typer.Argument(metavar="USER", help="The name to log in with.", show_default=False)],
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-f", help="The file to change, by default users_file of the listeners.", show_default=False),
+        typer.Option("--file", "-f", help="The file to change, by default the configured users_file.", show_default=False),
     ] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove the user.")] = False,
     stdin: Annotated[bool, typer.Option("--stdin", help="Read the password from a line of standard input.")] = False,
@@ -52,17 +52,18 @@ def passwd(
 
 
 def _configured(config: Path | None) -> Path:
-    """The one file that listeners have."""
+    """The one file that listeners and web pages have."""
     from postward.cli.site import settings
 
     configured = settings(config)
-    files = list(dict.fromkeys(entry.users_file for entry in configured.listen if entry.users_file is not None))
+    named = [entry.users_file for entry in configured.listen] + [configured.web.users_file]
+    files = list(dict.fromkeys(file for file in named if file is not None))
     if len(files) == 1:
         return files[0]
     where = str(configured.file or "")
     if files:
         raise ConfigError(f"names several users_file, choose one by --file: {', '.join(map(str, files))}", file=where)
-    raise ConfigError("no listener has a users_file; add one, or name a file by --file", file=where, key="listen")
+    raise ConfigError("neither a listener nor [web] has a users_file; add one, or name a file by --file", file=where)
 
 
 def _from_stdin() -> str:
