@@ -107,7 +107,8 @@ def load_by_domain(
     """
     where = "(recipient_domain, day, policy_id) > (?, ?, ?)"
     values: list[object] = [*after]
-    for column, value in (("recipient_domain", domain), ("day", day)):
+    # Not by the index of days: all rows of a day would have to be sorted for each page.
+    for column, value in (("recipient_domain", domain), ("day || ''", day)):
         if value:
             where += f" AND {column} = ?"
             values.append(value)

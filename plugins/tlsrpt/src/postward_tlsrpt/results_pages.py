@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from postward_tlsrpt.counters import Row
     from postward_tlsrpt.report import FailureDetail
 
-_KEPT_FOR: Final = 30 * MICROSECONDS
+_KEPT_FOR: Final = 300 * MICROSECONDS
 _FAILED: Final = "with failures"
 _MOST: Final = 200
 Totals = list[tuple[str, int, int]]
@@ -102,7 +102,7 @@ class OnePolicy:
 
 
 class ResultsPages:
-    """The pages. The sums over everything are remembered for half a minute: they cost a look at each row."""
+    """The pages. The sums over everything are remembered for five minutes: they cost a look at each row."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -206,7 +206,7 @@ def _result(row: Row) -> Result:
 
 def _chart(days: Sequence[Day], domain: str) -> Chart:
     return Chart(
-        title=f"Sessions by day{f', {Domain(domain).unicode}' if domain else ''}",
+        title=f"Sessions by day, {Domain(domain).unicode}" if domain else "Sessions by day, of the last minutes not all",
         series=["as the policy wants", "not so"],
         tones=[Tone.GOOD, Tone.BAD],
         points=[(one.day, (one.successful, one.failed)) for one in days],
