@@ -148,7 +148,7 @@ async def site(
     folder: Path, *, extra: Mapping[str, object] = {}, users: bool = True, patch: pytest.MonkeyPatch, **tables: Any
 ) -> AsyncIterator[Rig]:
     """The site of a program below `folder`; ada may change, eve may read."""
-    web: dict[str, Any] = {"users_file": "users", "readers": ["eve"]} if users else {}
+    web: dict[str, Any] = {"users": "users", "readers": ["eve"]} if users else {}
     web |= tables.pop("web", {})
     config = from_dict({"core": {"hostname": "mx.sender.example", "data_dir": str(folder / "data")}, "web": web, **tables})
     clock = FixedClock()

@@ -38,7 +38,7 @@ def serving_pages(folder: Path) -> Iterator[Served]:
     port = free_port()
     tables = configure(
         folder,
-        web={"bind": f"127.0.0.1:{port}", "users_file": str(folder / "users"), "readers": ["eve"]},
+        web={"bind": f"127.0.0.1:{port}", "users": str(folder / "users"), "readers": ["eve"]},
         dns={"nameservers": ["127.0.0.1:1"], "self_test": {"secure": "", "bogus": ""}},
     )
     config = folder / "postward.toml"

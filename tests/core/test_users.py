@@ -273,7 +273,7 @@ def test_passwd_finds_the_file_of_the_listeners(
 
 
 def test_the_file_of_the_web_pages_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = write_config(tmp_path, web={"users_file": str(tmp_path / "web-users")})
+    config = write_config(tmp_path, web={"users": str(tmp_path / "web-users")})
     typed(monkeypatch, "secret\n")
     assert main(["passwd", "ada", "--stdin", "--config", str(config)]) == 0
     assert "ada" in read_users(tmp_path / "web-users")

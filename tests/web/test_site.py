@@ -235,7 +235,7 @@ def test_hosts_and_readers_need_users(tmp_path: Path) -> None:
 
     core = {"hostname": "mx.example.com", "data_dir": str(tmp_path)}
     for table in ({"hosts": ["a.example"]}, {"readers": ["eve"]}):
-        with pytest.raises(ConfigError, match="needs users_file"):
+        with pytest.raises(ConfigError, match="needs users"):
             from_dict({"core": core, "web": table})
 
 

@@ -293,13 +293,13 @@ class WebConfig(Section):
     `bind` is for this machine, or for a proxy on it. `public` is for strangers: the policies of MTA-STS and the place where
     reports are posted, over HTTPS with the `certificates`, in clear without.
 
-    Those in `users_file` may log in to see the operator's pages and to change things there; `readers` of them may only see.
+    Those in `users` may log in to see the operator's pages and to change things there; `readers` of them may only see.
     Without it everybody on this machine may see, and nobody change. `hosts` are the names under which a proxy on this machine
     offers the pages over HTTPS.
     """
 
     bind: Bind = "127.0.0.1:8460"
-    users_file: FilePath | None = None
+    users: FilePath | None = None
     readers: tuple[str, ...] = ()
     hosts: tuple[Domain, ...] = ()
     public: Bind | None = None
@@ -307,10 +307,10 @@ class WebConfig(Section):
 
     @model_validator(mode="after")
     def _hosts_need_users(self) -> WebConfig:
-        if self.hosts and self.users_file is None:
-            raise ValueError("hosts needs users_file: what a proxy offers to others is not for everybody")
-        if self.readers and self.users_file is None:
-            raise ValueError("readers needs users_file, in which they are")
+        if self.hosts and self.users is None:
+            raise ValueError("hosts needs users: what a proxy offers to others is not for everybody")
+        if self.readers and self.users is None:
+            raise ValueError("readers needs users, in which they are")
         return self
 
 

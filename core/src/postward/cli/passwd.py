@@ -56,14 +56,14 @@ def _configured(config: Path | None) -> Path:
     from postward.cli.site import settings
 
     configured = settings(config)
-    named = [entry.users_file for entry in configured.listen] + [configured.web.users_file]
+    named = [entry.users_file for entry in configured.listen] + [configured.web.users]
     files = list(dict.fromkeys(file for file in named if file is not None))
     if len(files) == 1:
         return files[0]
     where = str(configured.file or "")
     if files:
         raise ConfigError(f"names several users_file, choose one by --file: {', '.join(map(str, files))}", file=where)
-    raise ConfigError("neither a listener nor [web] has a users_file; add one, or name a file by --file", file=where)
+    raise ConfigError("neither a listener has a users_file nor [web] users; add one, or name a file by --file", file=where)
 
 
 def _from_stdin() -> str:

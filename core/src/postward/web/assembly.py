@@ -30,7 +30,7 @@ def site_of(app: App) -> tuple[Site, list[tuple[str, WebRoute]]]:
         places += places_of(outcome.plugin, routes, below=f"/{outcome.plugin}")
         others += [(outcome.plugin, route) for route in routes if not is_drawn(route)]
     web = app.config.web
-    users = Users(web.users_file, app.log) if web.users_file is not None else None
+    users = Users(web.users, app.log) if web.users is not None else None
     site = Site(
         Places(places),
         access=Access(users, web.readers),

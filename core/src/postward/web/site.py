@@ -296,7 +296,7 @@ class Site:
         """A form that came from a page of ours. Raises `Refused`."""
         _only(request, "POST")
         if self._access.users is None:
-            raise Refused(403, "Nobody can change anything here: [web] users_file lets people log in.")
+            raise Refused(403, "Nobody can change anything here: [web] users lets people log in.")
         form = await self._form(request)
         if is_from_elsewhere(request.headers) or not self._access.is_own(visitor, form.pop("token", "")):
             raise Refused(403, "This form did not come from a page of this site, or is out of date. Nothing was changed.")
