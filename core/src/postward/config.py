@@ -287,16 +287,25 @@ class WebCertificate(Section):
     key_file: FilePath
 
 
+def _token(value: str) -> str:
+    found = secret(value)
+    if value and (len(found) < 16 or not found.isascii() or not found.isprintable() or " " in found):
+        raise ValueError("should be at least 16 characters of ASCII without spaces")
+    return found
+
+
 class WebConfig(Section):
     """Where web pages are served.
 
     `bind` is for this machine, or for a proxy on it. `public` is for strangers: the policies of MTA-STS and the place where
-    reports are posted, over HTTPS with the `certificates`, in clear without.
+    reports are posted, over HTTPS with the `certificates`, in clear without. `/metrics` is for this machine; with a
+    `metrics_token` (itself, or `env:NAME`) it is for who brings that, from wherever it can be reached.
     """
 
     bind: Bind = "127.0.0.1:8460"
     public: Bind | None = None
     certificates: tuple[WebCertificate, ...] = ()
+    metrics_token: Annotated[str, AfterValidator(_token)] = Field(default="", repr=False)
 
 
 class PluginSettings(Section):

@@ -10,13 +10,17 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 _cid: ContextVar[str] = ContextVar("postward_cid", default="")
+# An event is a constant of the code, except where some plugin thinks otherwise.
+_MOST_EVENTS: Final = 500
+_problems: Final = Counter[tuple[str, str]]()
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -34,7 +38,7 @@ def configure(level: str = "info", *, json: bool | None = None) -> None:
         else [visible, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
     structlog.configure(
-        processors=[_add_cid, structlog.processors.add_log_level, stamp, *last],
+        processors=[_add_cid, structlog.processors.add_log_level, _count, stamp, *last],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=_Stderr,
         cache_logger_on_first_use=False,
@@ -99,6 +103,18 @@ def _add_cid(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutab
     if cid := _cid.get():
         event.setdefault("cid", cid)
     return event
+
+
+def _count(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if event["level"] not in ("info", "debug"):
+        key = event["level"], str(event.get("event", ""))
+        _problems[key if key in _problems or len(_problems) < _MOST_EVENTS else (key[0], "other")] += 1
+    return event
+
+
+def problems() -> Mapping[tuple[str, str], int]:
+    """How often each event from warning upwards was logged by this process, by level and event."""
+    return _problems.copy()
 
 
 def visible(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -20,6 +20,7 @@ import trio
 
 from postward import hookspecs
 from postward.app import App
+from postward.service.figures import FiguresPage, share
 from postward.service.lock import locked
 from postward.service.mail import MailService, shards_of
 from postward.service.notify import ignore_signals, keep_alive, notify
@@ -61,7 +62,7 @@ async def running(config: Config, place: Place | None = None) -> AsyncIterator[R
     """Run the service for a block, and let it finish what it has begun behind it. Raises `PostwardError` at the start."""
     raise_file_limit()
     first = place is None or place.index == 0
-    if first and config.plugins:
+    if first:
         # Takes a fifth of a second and more, for which nobody should wait later.
         import_module("postward.web.serve")
     async with AsyncExitStack() as stack:
@@ -71,13 +72,15 @@ async def running(config: Config, place: Place | None = None) -> AsyncIterator[R
         async with App(config, service=first, emit=first, shards=shards_of(place)) as app:
             await app.queue.clean()
             mail = MailService(app, sockets, place)
-            web = _web(app) if first else None
+            web = _web(app, place) if first else None
             async with trio.open_nursery() as nursery:
                 # To the very end: stopping may take longer than a watchdog waits.
                 nursery.start_soon(keep_alive)
                 await nursery.start(mail.run)
                 if web is not None:
                     await nursery.start(web.run)
+                elif place is not None:
+                    nursery.start_soon(share, app, place)
                 yield Running(app=app, mail=mail, web=web, sockets=sockets)
                 await mail.stop()
                 nursery.cancel_scope.cancel()
@@ -104,19 +107,20 @@ def _look_for_garbage_less_often() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-def _web(app: App) -> WebService | None:
-    """The pages of the plugins; None when none has any."""
+def _web(app: App, place: Place | None) -> WebService:
+    """The pages of the plugins, and the one of metrics."""
     routes: list[tuple[str, WebRoute]] = []
     for outcome in app.hooks.collect(hookspecs.register_routes):
         if outcome.error is not None:
             raise outcome.error
         routes += [(outcome.plugin, route) for route in outcome.value or ()]
-    if not routes:
-        return None
+    from postward.web.metrics import MetricsPage
     from postward.web.routes import assemble
     from postward.web.serve import WebService
 
-    web = WebService(app.config.web, assemble(routes), app.log)
+    figures = FiguresPage(app, place.count if place is not None else 1)
+    metrics = MetricsPage(figures.render, app.config.web.metrics_token)
+    web = WebService(app.config.web, assemble(routes, metrics), app.log)
     web.open()
     app.log.info("web-pages", **web.places)
     return web

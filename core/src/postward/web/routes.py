@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from postward.model import WebRoute
     from postward.names import Domain
+    from postward.web.metrics import MetricsPage
+
+METRICS: Final = "/metrics"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +37,7 @@ class Pages:
     for_strangers: bool
 
 
-def assemble(routes: Sequence[tuple[str, WebRoute]]) -> Pages:
+def assemble(routes: Sequence[tuple[str, WebRoute]], metrics: MetricsPage | None = None) -> Pages:
     """Put pages together, each with the name of its plugin. Raises `ConfigError` for two that answer the same request."""
     seen: dict[tuple[str, str, str], str] = {}
     for plugin, route in routes:
@@ -44,14 +47,17 @@ def assemble(routes: Sequence[tuple[str, WebRoute]]) -> Pages:
             if other != plugin or list(routes).count((plugin, route)) > 1:
                 raise ConfigError(f"plugins {other} and {plugin} both answer {method} {''.join(place)}", key="plugins")
     strangers = [(plugin, route) for plugin, route in routes if route.host is not None or route.public]
+    shared = metrics if metrics is not None and metrics.for_strangers else None
     return Pages(
-        public=_application(strangers, private=()),
-        local=_application(strangers, private=[each for each in routes if each not in strangers]),
-        for_strangers=bool(strangers),
+        public=_application(strangers, private=(), metrics=shared),
+        local=_application(strangers, private=[each for each in routes if each not in strangers], metrics=metrics),
+        for_strangers=bool(strangers) or shared is not None,
     )
 
 
-def _application(strangers: Sequence[tuple[str, WebRoute]], *, private: Sequence[tuple[str, WebRoute]]) -> Starlette:
+def _application(
+    strangers: Sequence[tuple[str, WebRoute]], *, private: Sequence[tuple[str, WebRoute]], metrics: MetricsPage | None
+) -> Starlette:
     by_host: dict[Domain, list[BaseRoute]] = {}
     below: dict[str, list[BaseRoute]] = {}
     for plugin, route in strangers:
@@ -62,6 +68,8 @@ def _application(strangers: Sequence[tuple[str, WebRoute]], *, private: Sequence
     for plugin, route in private:
         below.setdefault(plugin, []).append(_Private(_route(route)))
     routes: list[BaseRoute] = [Host(str(host), app=Router(pages)) for host, pages in by_host.items()]
+    if metrics is not None:
+        routes.append(Route(METRICS, endpoint=metrics))
     routes += [Mount(f"/{plugin}", routes=pages) for plugin, pages in below.items()]
     return Starlette(routes=routes, exception_handlers={404: _not_here})
 
