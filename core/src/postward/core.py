@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from postward.metrics import Metrics
-from postward.metrics.registry import Registry
+from postward.metrics import Metrics, unread
 from postward.names import Domain
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class Core:
     certificates: tuple[OwnCertificate, ...] = ()
     store: Store = field(init=False)
     suppressions: Suppressions = field(init=False)
-    metrics: Metrics = field(default_factory=lambda: Metrics(Registry()))
+    metrics: Metrics = field(default_factory=unread)
 
 
 class Commands(Protocol):

@@ -13,6 +13,6 @@ and documented before anything has happened; move it from the event loop's threa
 
 from __future__ import annotations
 
-from postward.metrics.registry import Counter, Gauge, Histogram, Metrics
+from postward.metrics.registry import Counter, Gauge, Histogram, Metrics, unread
 
-__all__ = ["Counter", "Gauge", "Histogram", "Metrics"]
+__all__ = ["Counter", "Gauge", "Histogram", "Metrics", "unread"]

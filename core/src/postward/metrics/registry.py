@@ -199,6 +199,11 @@ class Metrics:
         return self._registry.add(cls(description))
 
 
+def unread() -> Metrics:
+    """Metrics that nobody reads, for a plugin that stands alone, such as in a test."""
+    return Metrics(Registry())
+
+
 class Registry:
     """All metrics of a process. Nothing here is global: each assembled program has its own."""
 
