@@ -51,6 +51,13 @@ class NodeMetrics:
         gauge("journal_behind", "Results in the journal that a plugin has not taken yet.", "plugin")
         gauge("journal_failures", "How often in a row a plugin has failed to take results.", "plugin")
         gauge("disk_free_bytes", "Room on the disk of the data directory.")
+        self.build = metrics.gauge("build_info", "Always 1: the version of this program.", ("version",), of_node=True)
+        self.worker_age = metrics.gauge(
+            "worker_age_seconds",
+            "How old the figures of a worker other than the first are: some seconds, or it is stuck or dead.",
+            ("process",),
+            of_node=True,
+        )
         self._again = -math.inf
         self._reading = trio.Lock()
 

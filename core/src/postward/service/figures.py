@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from postward.metrics import Metrics, shared
+from postward.metrics import shared
 from postward.metrics.exposition import render
 from postward.model import MICROSECONDS
 
@@ -42,11 +42,7 @@ class FiguresPage:
     def __init__(self, app: App, workers: int) -> None:
         self._app, self._workers = app, workers
         self._data_dir = app.config.core.data_dir
-        metrics = Metrics(app.registry)
-        metrics.gauge("build_info", "Always 1: the version of this program.", ("version",), of_node=True).set(1, _version())
-        self._age = metrics.gauge(
-            "worker_age_seconds", "How old the figures of another worker are: some seconds, or it is stuck or dead.", ("other",)
-        )
+        app.node_metrics.build.set(1, _version())
         shared.remove(self._data_dir)
 
     async def render(self, accept: str) -> tuple[bytes, str]:
@@ -59,7 +55,7 @@ class FiguresPage:
         for number in range(1, self._workers):
             found = await trio.to_thread.run_sync(shared.read, shared.file_of(self._data_dir, number))
             age = math.inf if found is None else max(0, app.clock.now() - found[0]) / MICROSECONDS
-            self._age.set(age, str(number))
+            app.node_metrics.worker_age.set(age, str(number))
             if found is not None:
                 others[str(number)] = [family for family in found[1] if not family.description.of_node]
         return render({"0": _own(app), **others}, accept)
