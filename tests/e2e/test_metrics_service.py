@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +12,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay_kit import Internet, free_port, internet, relay, relay_config, send, until
+from deliver_kit import ENVIRONMENT
+from relay_kit import PROGRAM, Internet, free_port, internet, relay, relay_config, send, until
 
 pytestmark = pytest.mark.loopback
 
@@ -74,3 +77,32 @@ def test_the_figures_of_every_worker_on_one_page(tmp_path: Path, world: Internet
         assert total(text, "postward_worker_age_seconds")[""] < 60
         assert total(text, "postward_build_info") == {"": 1}
     assert left.is_dir()
+
+
+def test_the_way_of_a_message_through_the_log(tmp_path: Path, world: Internet) -> None:
+    """`postward logs --cid`: from the client to the host, of whichever process, while the service runs and behind it."""
+    config = relay_config(tmp_path, world, delivery={"workers": 2}, web={"bind": f"127.0.0.1:{free_port()}"})
+    with relay(config, workers=2) as running:
+        for domain in ("a.test", "b.test"):
+            send(config, f"way@{domain}", domain)
+        running.wait_for("message-delivered", 2)
+        cid = running.events("message-queued")[0]["cid"]
+        assert running.stop() == 0
+    done = subprocess.run(
+        [*PROGRAM, "logs", "--config", str(config), "--cid", cid, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=ENVIRONMENT,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    # The connection is kept for a moment, so it ends last.
+    found = [line["event"] for line in lines]
+    assert (done.returncode, found) == (0, ["message-queued", "message-delivered", "connection"]), done.stderr
+    assert lines[0]["session"] not in ("", cid)
+    every = subprocess.run(
+        [*PROGRAM, "logs", "--config", str(config), "-n", "0", "--json"], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    logged = [json.loads(line)["event"] for line in every.stdout.splitlines()]
+    assert {"running", "message-queued", "connection", "message-delivered", "worker-ready", "stopped"} <= set(logged)
+    assert logged.count("message-delivered") == 2

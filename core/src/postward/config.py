@@ -308,6 +308,19 @@ class WebConfig(Section):
     metrics_token: Annotated[str, AfterValidator(_token)] = Field(default="", repr=False)
 
 
+class LogConfig(Section):
+    """How much of its log each process keeps in `data_dir`, for `postward logs`: bytes in all its files; 0 keeps nothing."""
+
+    keep_bytes: Annotated[int, Field(strict=True, ge=0, le=2**40)] = 100 * 1024 * 1024
+
+    @field_validator("keep_bytes")
+    @classmethod
+    def _nothing_or_enough(cls, value: int) -> int:
+        if 0 < value < 1024 * 1024:
+            raise ValueError("should be 0 or at least 1048576")
+        return value
+
+
 class PluginSettings(Section):
     """What core itself reads in `[plugin.x]`: what a failure means, and a lower limit for calls, in seconds."""
 
@@ -329,6 +342,7 @@ class Config(Section):
     listen: tuple[ListenConfig, ...] = ()
     inbound: InboundConfig = InboundConfig()
     web: WebConfig = WebConfig()
+    log: LogConfig = LogConfig()
     plugin: dict[str, dict[str, Any]] = Field(default={}, repr=False)
     file: Path | None = Field(default=None, exclude=True)
 

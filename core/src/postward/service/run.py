@@ -20,6 +20,7 @@ import trio
 
 from postward import hookspecs
 from postward.app import App
+from postward.log_file import FLUSH_AFTER, LogFile, kept
 from postward.service.figures import FiguresPage, share
 from postward.service.lock import locked
 from postward.service.mail import MailService, shards_of
@@ -90,14 +91,27 @@ async def run_service(config: Config, place: Place | None = None) -> None:
     """Run until told to stop. `place` is that of a worker. Raises `PostwardError` for what makes it impossible to start."""
     log: FilteringBoundLogger = structlog.get_logger("postward")
     _look_for_garbage_less_often()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    name = str(place.index) if place is not None else "0"
+    with (
+        kept(config.core.data_dir, name, max_bytes=config.log.keep_bytes) as file,
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
+    ):
         async with running(config, place) as service, trio.open_nursery() as nursery:
             if place is not None:
                 nursery.start_soon(_until_orphaned, place, log)
+            if file is not None:
+                nursery.start_soon(_flush_again_and_again, file)
             _announce(config, place, log)
             await _until_stopped(signals, service, log)
             nursery.cancel_scope.cancel()
-    log.info("stopped")
+        log.info("stopped")
+
+
+async def _flush_again_and_again(file: LogFile) -> None:
+    """Write out the last lines before a silence, too."""
+    while True:
+        await trio.sleep(FLUSH_AFTER)
+        file.flush()
 
 
 def _look_for_garbage_less_often() -> None:
