@@ -17,6 +17,7 @@ from delivery_rig import MailHost
 from postward.core import OwnCertificate
 from postward.dns import ZoneResolver
 from postward.lab.ca import DAY, Authority, Issued
+from postward.metrics import unread
 from postward.names import Domain
 from postward.testing.network import MemoryNetwork
 from postward_dane.plugin import Dane
@@ -53,6 +54,7 @@ class World:
             hostname=Domain(hostname),
             certificates=own,
             net=None,
+            metrics=unread(),
         )
         self.plugin = Dane(Dane.Config(**config), self.core)
         self.app = typer.Typer()

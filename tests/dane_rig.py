@@ -12,6 +12,7 @@ import structlog.testing
 from postward.delivery.route import find_route, resolve_host
 from postward.dns import ZoneResolver
 from postward.lab.ca import DAY, Authority, tlsa
+from postward.metrics import unread
 from postward.model import (
     Endpoint,
     TlsPeer,
@@ -37,7 +38,11 @@ class Rig:
         self.dns.set_zone("example.org", zone, security)
         self.now = NOW
         self.core: Any = SimpleNamespace(
-            plugin="dane", dns=self.dns, clock=SimpleNamespace(now=lambda: self.now), log=structlog.get_logger()
+            plugin="dane",
+            dns=self.dns,
+            clock=SimpleNamespace(now=lambda: self.now),
+            log=structlog.get_logger(),
+            metrics=unread(),
         )
         self.plugin = Dane(Dane.Config(**config), self.core)
 

@@ -156,4 +156,4 @@ async def site(
     patch.setattr(assembly, "Users", lambda path, log: known)
     async with App(config, clock=clock, dns=ZoneResolver(), inline=True, extra=extra) as app:
         pages, others = assembly.site_of(app)
-        yield Rig(app, Browser(assemble(others, pages).local), clock, known if users else None)
+        yield Rig(app, Browser(assemble(others, site=pages).local), clock, known if users else None)

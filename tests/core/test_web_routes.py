@@ -13,6 +13,7 @@ from postward.errors import ConfigError
 from postward.model import WebRoute
 from postward.names import Domain
 from postward.web.guard import Guard
+from postward.web.metrics import MetricsPage
 from postward.web.routes import Pages, assemble
 
 LOG = structlog.get_logger("test")
@@ -35,7 +36,13 @@ ROUTES = [
 
 
 async def ask(
-    app: Any, path: str, *, method: str = "GET", host: str = "127.0.0.1:8460", client: str | None = "127.0.0.1"
+    app: Any,
+    path: str,
+    *,
+    method: str = "GET",
+    host: str = "127.0.0.1:8460",
+    client: str | None = "127.0.0.1",
+    fields: Mapping[str, str] | None = None,
 ) -> tuple[int, str, Mapping[str, str]]:
     """One request to an ASGI application: status, body, header fields."""
     messages: list[dict[str, Any]] = []
@@ -55,7 +62,10 @@ async def ask(
         "query_string": b"",
         "root_path": "",
         "scheme": "http",
-        "headers": [(b"host", host.encode())],
+        "headers": [
+            (b"host", host.encode()),
+            *((name.encode(), value.encode("latin-1")) for name, value in (fields or {}).items()),
+        ],
         "client": (client, 40000) if client else None,
         "server": ("127.0.0.1", 8460),
     }
@@ -147,3 +157,68 @@ async def test_slow_and_many_requests(autojump_clock: trio.testing.MockClock) ->
             nursery.start_soon(one)
     assert sorted(found) == [408, 408, 503]
     assert trio.current_time() >= 60
+
+
+# --- metrics ---
+
+TOKEN = "t0ken-of-sixteen-characters"
+
+
+def metrics_of(token: str = "") -> Pages:
+    async def render(accept: str) -> tuple[bytes, str]:
+        return b"postward_up 1\n", f"text/plain; asked={accept or 'nothing'}"
+
+    return assemble(ROUTES, MetricsPage(render, token))
+
+
+@pytest.mark.parametrize(
+    ("host", "client", "status"),
+    [
+        ("127.0.0.1:8460", "127.0.0.1", 200),
+        ("localhost:8460", "::1", 200),
+        ("127.0.0.1:8460", "192.0.2.1", 403),
+        ("evil.example:8460", "127.0.0.1", 403),
+    ],
+)
+async def test_metrics_without_a_token_are_for_this_machine(host: str, client: str, status: int) -> None:
+    pages = metrics_of()
+    found, body, headers = await ask(pages.local, "/metrics", host=host, client=client)
+    assert found == status
+    assert ("postward_up" in body) is (status == 200)
+    if status == 200:
+        assert headers["content-type"].startswith("text/plain; asked=")
+        assert headers["cache-control"] == "no-store"
+    assert (await ask(pages.public, "/metrics"))[0] == 404
+    assert (await ask(pages.local, "/metrics", method="POST"))[0] == 405
+
+
+@pytest.mark.parametrize("side", ["local", "public"])
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        (f"Bearer {TOKEN}", 200),
+        (f"bearer   {TOKEN}", 200),
+        ("", 401),
+        ("Bearer ", 401),
+        (f"Bearer {TOKEN}x", 401),
+        (f"Basic {TOKEN}", 401),
+        (TOKEN, 401),
+        ("Bearer \xe9", 401),
+    ],
+)
+async def test_with_a_token_everybody_needs_it(side: str, given: str, status: int) -> None:
+    """RFC 6750 §2.1: the token comes in the header field."""
+    app = getattr(metrics_of(TOKEN), side)
+    for client, host in (("127.0.0.1", "localhost"), ("192.0.2.1", "mx.example.com")):
+        found, body, headers = await ask(app, "/metrics", client=client, host=host, fields={"authorization": given})
+        assert found == status
+        assert ("postward_up" in body) is (status == 200)
+        assert (status == 401) is ("www-authenticate" in headers)
+
+
+def test_a_token_makes_the_public_side_worth_serving() -> None:
+    async def render(accept: str) -> tuple[bytes, str]:
+        return b"", ""
+
+    assert assemble([], MetricsPage(render, TOKEN)).for_strangers
+    assert not assemble([], MetricsPage(render)).for_strangers

@@ -19,6 +19,7 @@ from big_rsa import big_rsa
 from delivery_rig import RECIPIENT, Rig, make_rig
 from postward.dns import SystemResolver, wire
 from postward.lab.ca import Authority, Issued, tlsa
+from postward.metrics import unread
 from postward.model import Delivery, PolicyResult, ResultType
 from postward.names import Domain
 from postward_dane import match
@@ -36,7 +37,13 @@ async def delivery(records: str, issued: Issued | None = None) -> AsyncIterator[
     """A delivery to one host whose zone has these lines besides, and that shows this certificate."""
     async with make_rig() as rig:
         core: Any = SimpleNamespace(
-            plugin="dane", dns=rig.dns, clock=rig.pipeline.clock, log=structlog.get_logger(), hostname=MX, certificates=()
+            plugin="dane",
+            dns=rig.dns,
+            clock=rig.pipeline.clock,
+            log=structlog.get_logger(),
+            hostname=MX,
+            certificates=(),
+            metrics=unread(),
         )
         rig.plugins.add("dane", Dane(Dane.Config(), core))
         rig.dns.set_zone("example.test", ZONE + records)

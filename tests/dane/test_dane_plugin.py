@@ -285,3 +285,23 @@ async def test_what_was_read_once_is_not_read_again(monkeypatch: pytest.MonkeyPa
 def test_the_plugin_marks_its_hooks() -> None:
     assert hookimpl is not None
     assert all(hasattr(method, "postward_impl") for method in (Dane.host_policy, Dane.verify_tls))
+
+
+async def test_what_is_found_is_counted() -> None:
+    rig = Rig()
+    await rig.find()
+    await rig.find()
+    rig.dns.set_zone("bare.example", "@ MX 10 mx\nmx A 192.0.2.1\n", "secure")
+    rig.dns.set_zone("open.example", f"@ MX 10 mx\nmx A 192.0.2.1\n_25._tcp.mx TLSA {RECORD}\n", "insecure")
+    rig.dns.set_zone("odd.example", f"@ MX 10 mx\nmx A 192.0.2.1\n_25._tcp.mx TLSA 0 0 1 {DIGEST}\n", "secure")
+    for name in ("bare", "open", "odd"):
+        await rig.find(f"{name}.example")
+    rig.dns.validating = False
+    await rig.find()
+    assert dict(rig.plugin._hosts.family().values) == {
+        ("usable",): 2,
+        ("none",): 1,
+        ("insecure-address",): 1,
+        ("unusable",): 1,
+        ("off",): 1,
+    }

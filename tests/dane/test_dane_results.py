@@ -13,6 +13,7 @@ import structlog
 
 from delivery_rig import make_rig
 from postward.lab.ca import DAY, Authority, Issued, tlsa
+from postward.metrics import unread
 from postward.model import JournalEntry
 from postward.names import Domain
 from postward_dane.plugin import Dane
@@ -113,7 +114,13 @@ async def test_what_is_counted(name: str) -> None:
     row = ROWS[name]
     async with make_rig() as rig:
         core: Any = SimpleNamespace(
-            plugin="dane", dns=rig.dns, clock=rig.pipeline.clock, log=structlog.get_logger(), hostname=MX, certificates=()
+            plugin="dane",
+            dns=rig.dns,
+            clock=rig.pipeline.clock,
+            log=structlog.get_logger(),
+            hostname=MX,
+            certificates=(),
+            metrics=unread(),
         )
         rig.plugins.add("dane", Dane(Dane.Config(**row.config), core))
         zone = "@ MX 10 mx1\nmx1 A 192.0.2.1\n" + "".join(f"_25._tcp.mx1 TLSA {record}\n" for record in row.records)
@@ -145,7 +152,9 @@ def details(found: Counter[Any]) -> Counter[tuple[str, str]]:
 async def test_records_do_not_change_the_order_of_hosts() -> None:
     """RFC 7672 §2.2.1: a host of worse preference must not jump ahead because it has TLSA records."""
     async with make_rig() as rig:
-        core: Any = SimpleNamespace(plugin="dane", dns=rig.dns, clock=rig.pipeline.clock, log=structlog.get_logger())
+        core: Any = SimpleNamespace(
+            plugin="dane", dns=rig.dns, clock=rig.pipeline.clock, log=structlog.get_logger(), metrics=unread()
+        )
         rig.plugins.add("dane", Dane(Dane.Config(), core))
         rig.mx2.context = LEAF.server_context()
         zone = "@ MX 10 mx1\n@ MX 20 mx2\nmx1 A 192.0.2.1\nmx2 A 192.0.2.2\n"
@@ -162,7 +171,9 @@ async def test_addresses_come_before_records() -> None:
     """RFC 7672 §2.2.2: MUST look up addresses first; a host with insecure ones is not asked for records at all."""
     asked: list[tuple[str, str]] = []
     async with make_rig() as rig:
-        core: Any = SimpleNamespace(plugin="dane", dns=rig.dns, clock=rig.pipeline.clock, log=structlog.get_logger())
+        core: Any = SimpleNamespace(
+            plugin="dane", dns=rig.dns, clock=rig.pipeline.clock, log=structlog.get_logger(), metrics=unread()
+        )
         rig.plugins.add("dane", Dane(Dane.Config(), core))
         query = rig.dns.query
 
@@ -181,7 +192,9 @@ async def test_the_name_in_the_handshake_is_the_base_domain() -> None:
     """RFC 7672 §8.1, RFC 7671 §10.2: SNI is the TLSA base domain, behind an alias the name at its end."""
     shown: list[str] = []
     async with make_rig() as rig:
-        core: Any = SimpleNamespace(plugin="dane", dns=rig.dns, clock=rig.pipeline.clock, log=structlog.get_logger())
+        core: Any = SimpleNamespace(
+            plugin="dane", dns=rig.dns, clock=rig.pipeline.clock, log=structlog.get_logger(), metrics=unread()
+        )
         rig.plugins.add("dane", Dane(Dane.Config(), core))
         context = LEAF.server_context()
         context.sni_callback = lambda connection, name, _: shown.append(name)

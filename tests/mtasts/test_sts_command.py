@@ -15,6 +15,7 @@ from plugin_rig import NOON, make_core
 from postward.cli.commands import PluginVerbs
 from postward.errors import ConfigError
 from postward.http import HttpError
+from postward.metrics import unread
 from postward.model import MICROSECONDS
 from postward.names import Domain
 from postward_mtasts import tables
@@ -36,6 +37,7 @@ class Program:
         self.pages: dict[str, Any] = {"mta-sts.b.example": TEXT}
         self.core: Any = None
         self.settings, self.hostname = Settings(), Domain("mx.sender.example")
+        self.metrics = unread()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.core, name)  # the plugin is made before the core is there

@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from plugin_rig import NOON
 from postward.hookspecs import register_routes
+from postward.metrics import unread
 from postward.model import MICROSECONDS, Mode
 from postward.names import Domain
 from postward_mtasts import policy, record, tables
@@ -131,10 +132,10 @@ async def test_the_page(sts: Any, autojump_clock: MockClock) -> None:
 
 
 def test_only_own_domains_get_advice() -> None:
-    plugin = MtaSts(settings(own_example={}), type("Core", (), {"hostname": HOSTNAME})())
+    plugin = MtaSts(settings(own_example={}), type("Core", (), {"hostname": HOSTNAME, "metrics": unread()})())
     assert len(plugin.dns_records(OWN) or ()) == 2
     assert plugin.dns_records(Domain("sub.own.example")) is None
-    assert MtaSts(Settings(), type("Core", (), {"hostname": HOSTNAME})()).hosted == {}
+    assert MtaSts(Settings(), type("Core", (), {"hostname": HOSTNAME, "metrics": unread()})()).hosted == {}
 
 
 # --- what was served before ---

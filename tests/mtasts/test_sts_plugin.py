@@ -7,6 +7,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from postward.http import HttpError
+from postward.metrics import Metrics
+from postward.metrics.registry import Registry
 from postward.model import Destination, Endpoint, Failure, Mode, ResultType, Scope, TlsPeer, TlsPolicy, Verdict
 from postward.names import Domain
 from postward.tls import pattern_matches
@@ -411,3 +413,36 @@ async def test_a_use_is_written_once_a_day(sts: Any, autojump_clock: MockClock) 
     await trio.sleep(HOUR)
     await sts.ask()
     assert (await sts.row()).last_use == first + DAY
+
+
+# --- figures ---
+
+
+async def test_policies_and_fetches_are_counted(sts: Any, autojump_clock: MockClock) -> None:
+    registry = Registry()
+    sts.core.metrics = Metrics(registry, "mtasts")
+    sts.restart()
+    await sts.ask()
+    sts.publish("v=STSv1; id=1")
+    sts.page(404)
+    await sts.ask()
+    sts.publish("v=STSv1; id=2")
+    sts.serve("enforce")
+    await sts.ask()
+    await sts.ask()
+    sts.publish("v=STSv1; id=3")
+    sts.page(500)
+    await sts.ask()
+    found = {family.description.name: family.values for family in registry.families()}
+    assert found["postward_mtasts_policies_total"] == {
+        ("none", "no"): 1,
+        ("problem", "no"): 1,
+        ("enforce", "no"): 2,
+        ("enforce", "yes"): 1,
+    }
+    assert found["postward_mtasts_fetches_total"] == {
+        ("sts-policy-fetch-error", "http-status-404"): 1,
+        ("none", "none"): 1,
+        ("sts-policy-fetch-error", "http-status-500"): 1,
+    }
+    assert sum(found["postward_mtasts_fetch_seconds"][()][0]) == 3  # type: ignore[index]

@@ -26,6 +26,7 @@ from delivery_rig import ZONE, Rig, context_for, make_rig
 from plugin_rig import VirtualClock, make_core
 from postward.http import HttpError
 from postward.lab.ca import Authority, self_signed, tlsa
+from postward.metrics import unread
 from postward.model import Failure, JournalEntry, ResultType, TlsWish
 from postward.names import Domain
 from postward_dane.plugin import Dane
@@ -110,7 +111,7 @@ async def make_world(**dane: Any) -> AsyncIterator[World]:
         clock = VirtualClock(time.time_ns() // 1000)  # the certificates are of now
         async with make_rig(clock=clock) as rig:
             core.dns, core.trust, core.clock = rig.dns, rig.pipeline.trust, clock
-            other: Any = SimpleNamespace(plugin="dane", dns=rig.dns, clock=clock, log=structlog.get_logger())
+            other: Any = SimpleNamespace(plugin="dane", dns=rig.dns, clock=clock, log=structlog.get_logger(), metrics=unread())
             rig.plugins.add("mtasts", MtaSts(Settings(), core))
             rig.plugins.add("dane", Dane(Dane.Config(**dane), other))
             yield World(rig, core)

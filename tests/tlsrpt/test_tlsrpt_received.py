@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from plugin_rig import NOON, make_core
 from postward.cli.commands import PluginVerbs
 from postward.errors import ConfigError
+from postward.metrics import unread
 from postward_tlsrpt import received_tables, tables
 from postward_tlsrpt.message import reports_in
 from postward_tlsrpt.own import Own, share
@@ -89,6 +90,14 @@ async def test_one_report_counts_once_whatever_the_number_of_its_policies(receiv
         "mx1.example.com": (1, 5),
     }
     assert [each.is_host for each in found.values()] == [False, True]
+
+
+async def test_what_became_of_reports_is_counted(receiver: Any) -> None:
+    await take(receiver, plain())
+    await take(receiver, plain(), "https")
+    await take(receiver, plain(policies=[policy(1, 0)]))
+    found = dict(receiver._received.family().values)
+    assert found == {("mail", "stored"): 1, ("https", "duplicate"): 1, ("mail", "conflict"): 1}
 
 
 # --- ours ---
@@ -194,7 +203,7 @@ class Program:
 
     def __call__(self, *words: str) -> Any:
         verbs = PluginVerbs(self, "tlsrpt")  # type: ignore[arg-type]
-        core: Any = SimpleNamespace(submitter=None)
+        core: Any = SimpleNamespace(submitter=None, metrics=unread())
         TlsRpt(TlsRpt.Config(), core).register_commands(verbs)
         return CliRunner().invoke(verbs._typer, list(words), standalone_mode=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from postward import Domain, hookimpl, hookspecs
+from postward.log_file import FOLDER
 from postward.model import Delivered, ReportTarget
 from postward.reports.rows import put
 from postward.web.chart import describe, nice_top, svg
@@ -181,3 +183,23 @@ def test_links_stay_here(href: str) -> None:
 
 def test_a_link_takes_anything_in_its_query() -> None:
     assert link("x", "/a/ü <b>", domain='"&', none="").href == "/a/%C3%BC%20%3Cb%3E?domain=%22%26"
+
+
+async def test_the_log_of_an_id(rig: Rig) -> None:
+    folder = rig.app.config.core.data_dir / FOLDER
+    folder.mkdir(exist_ok=True)
+    lines = [
+        {"timestamp": f"2026-11-26T07:00:0{number}.000000Z", "level": level, "event": event, "cid": cid, "peer": EVIL}
+        for number, (level, event, cid) in enumerate(
+            [("info", "taken", "abc123"), ("warning", "deferred", "abc123"), ("info", "other", "ffff00")]
+        )
+    ]
+    (folder / "service.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    found = (await rig.browser.get("/api/v1/log?cid=abc123")).json["data"]["lines"]
+    assert [one["event"] for one in found] == ["taken", "deferred"]
+    page = await rig.browser.get("/log?cid=abc123&level=warning")
+    assert "deferred" in page.said
+    assert "taken" not in page.said
+    assert "<script" not in page.text
+    assert (await rig.browser.get("/log")).status == 200
+    assert (await rig.browser.get("/log?cid=../x")).status == 400

@@ -33,7 +33,11 @@ from postward.hooks import Hooks, Outcome
 from postward.http import H11Client
 from postward.inbound import Judged, judge
 from postward.lifetime import held_open
-from postward.model import Delivery, Endpoint, InboundMessage, Message, ReportJob, Schema, TlsWish
+from postward.metrics import Metrics
+from postward.metrics.node import NodeMetrics
+from postward.metrics.own import OwnMetrics
+from postward.metrics.registry import Registry
+from postward.model import ConnectionReport, Delivery, Endpoint, InboundMessage, Message, ReportJob, Schema, TlsWish
 from postward.names import Domain
 from postward.net import Network, TcpNetwork
 from postward.observe import Observers
@@ -133,7 +137,11 @@ class App:
         self.plugins = Plugins()
         self.hooks = self.plugins.hooks
         self._observers = Observers(self.hooks, self.log)
+        self.registry = Registry()
+        self.metrics, self.node_metrics = OwnMetrics(self.registry), NodeMetrics(self.registry)
+        self.metrics.watch_hooks(self.hooks)
         self.net = HookedNetwork(self.hooks, net or TcpNetwork(config.net.port_map))
+        self.metrics.watch_resolver(self.dns)
         self.http = H11Client(self.net, self.dns, self.trust, clock=self.clock)
         self._cores: dict[str, Core] = {}
         self._extra = extra or {}
@@ -156,6 +164,7 @@ class App:
                 submitter=self.submitter,
                 log=structlog.get_logger(f"postward.{plugin}", plugin=plugin),
                 certificates=own_certificates(self.config),
+                metrics=Metrics(self.registry, plugin),
             )
         return self._cores[plugin]
 
@@ -269,9 +278,19 @@ class App:
             clock=self.clock,
             hostname=self.config.core.hostname,
             tls_always=self.config.delivery.min_tls == "required",
-            results=Results(clock=self.clock, journal=self.store.journal, log=self.log, observe=self._observers.tell),
+            results=Results(
+                clock=self.clock,
+                journal=self.store.journal,
+                log=self.log,
+                observe=self._observe,
+                counted=self.metrics.result,
+            ),
             takes_mail=any(each.kind == "smtp" and each.bind.endswith(":25") for each in self.config.listen),
         )
+
+    def _observe(self, report: ConnectionReport) -> None:
+        self.metrics.connection(report)
+        self._observers.tell(report)
 
     def _make_sender(self) -> Sender:
         return Sender(
@@ -285,6 +304,7 @@ class App:
             post=self.post if self._service else None,
             log=self.log,
             private_addresses=self.config.reports.private_addresses,
+            counted=self.metrics.reports.inc,
         )
 
     def _scheduler(self, *, jitter: bool, watcher: Watcher | None = None) -> Scheduler:

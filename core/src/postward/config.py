@@ -287,11 +287,19 @@ class WebCertificate(Section):
     key_file: FilePath
 
 
+def _token(value: str) -> str:
+    found = secret(value)
+    if value and (len(found) < 16 or not found.isascii() or not found.isprintable() or " " in found):
+        raise ValueError("should be at least 16 characters of ASCII without spaces")
+    return found
+
+
 class WebConfig(Section):
     """Where web pages are served.
 
     `bind` is for this machine, or for a proxy on it. `public` is for strangers: the policies of MTA-STS and the place where
-    reports are posted, over HTTPS with the `certificates`, in clear without.
+    reports are posted, over HTTPS with the `certificates`, in clear without. `/metrics` is for this machine; with a
+    `metrics_token` (itself, or `env:NAME`) it is for who brings that, from wherever it can be reached.
 
     Those in `users` may log in to see the operator's pages and to change things there; `readers` of them may only see.
     Without it everybody on this machine may see, and nobody change. `hosts` are the names under which a proxy on this machine
@@ -304,6 +312,7 @@ class WebConfig(Section):
     hosts: tuple[Domain, ...] = ()
     public: Bind | None = None
     certificates: tuple[WebCertificate, ...] = ()
+    metrics_token: Annotated[str, AfterValidator(_token)] = Field(default="", repr=False)
 
     @model_validator(mode="after")
     def _hosts_need_users(self) -> WebConfig:
@@ -312,6 +321,19 @@ class WebConfig(Section):
         if self.readers and self.users is None:
             raise ValueError("readers needs users, in which they are")
         return self
+
+
+class LogConfig(Section):
+    """How much of its log each process keeps in `data_dir`, for `postward logs`: bytes in all its files; 0 keeps nothing."""
+
+    keep_bytes: Annotated[int, Field(strict=True, ge=0, le=2**40)] = 100 * 1024 * 1024
+
+    @field_validator("keep_bytes")
+    @classmethod
+    def _nothing_or_enough(cls, value: int) -> int:
+        if 0 < value < 1024 * 1024:
+            raise ValueError("should be 0 or at least 1048576")
+        return value
 
 
 class PluginSettings(Section):
@@ -335,6 +357,7 @@ class Config(Section):
     listen: tuple[ListenConfig, ...] = ()
     inbound: InboundConfig = InboundConfig()
     web: WebConfig = WebConfig()
+    log: LogConfig = LogConfig()
     plugin: dict[str, dict[str, Any]] = Field(default={}, repr=False)
     file: Path | None = Field(default=None, exclude=True)
 

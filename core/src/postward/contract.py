@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -18,6 +19,9 @@ from postward.errors import PluginError
 from postward.hookspecs import CALLS, LIMITS, PROJECT, Call
 
 OnError = Literal["defer", "ignore"]
+
+HOOK_BUCKETS: Final = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0)
+"""Upper bounds of the times that calls of a hook are counted by, seconds."""
 
 _MARK: Final = f"{PROJECT}_impl"
 _WRAPPERS: Final = ("wrapper", "hookwrapper")
@@ -51,12 +55,24 @@ SPECS: Final[dict[str, Spec]] = {
 
 @dataclass(slots=True, kw_only=True)
 class Stats:
-    """How often one implementation was called, how often it failed, and the seconds it took, in all and at most."""
+    """How often one implementation was called, how often it failed, and the seconds it took, in all and at most.
+
+    `buckets` are the calls by their time, as `HOOK_BUCKETS` has it, and at the end those that took longer.
+    """
 
     calls: int = 0
     failures: int = 0
     seconds: float = 0.0
     slowest: float = 0.0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(HOOK_BUCKETS) + 1))
+
+    def note(self, spent: float) -> None:
+        """Count a call that has ended."""
+        self.calls += 1
+        self.seconds += spent
+        if spent > self.slowest:
+            self.slowest = spent
+        self.buckets[bisect_left(HOOK_BUCKETS, spent)] += 1
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from postward.metrics import Metrics, unread
 from postward.names import Domain
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Core:
     `hostname` is this host's mail name; `node` names this machine among several that share a database. `trust` holds the
     WebPKI roots. `signer` holds the DKIM keys that are configured here; `submitter` is the domain that reports come from, None
     when no configured domain above `hostname` has a DKIM key, and then no report is sent. `certificates` are those of the
-    configured listeners; their files change when they are renewed, so read them anew each time.
+    configured listeners; their files change when they are renewed, so read them anew each time. `metrics` is where a plugin
+    declares what it counts for Prometheus, see `postward.metrics`.
     """
 
     plugin: str
@@ -62,6 +64,7 @@ class Core:
     certificates: tuple[OwnCertificate, ...] = ()
     store: Store = field(init=False)
     suppressions: Suppressions = field(init=False)
+    metrics: Metrics = field(default_factory=unread)
 
 
 class Commands(Protocol):

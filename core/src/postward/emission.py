@@ -74,6 +74,11 @@ class Emitter:
             nursery.start_soon(self._keep_house)
             task_status.started()
 
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """The plugins that take results."""
+        return tuple(self._consumers)
+
     def position(self, plugin: str) -> int:
         """The sequence of the last entry that a plugin has taken. Raises `KeyError` for one that takes none."""
         return self._store.position(plugin)

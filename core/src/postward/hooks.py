@@ -228,11 +228,7 @@ async def _ask(one: Implementation, arguments: dict[str, Any], scope: trio.Cance
     if len(task.child_nurseries) > nurseries:
         _abandon(task, nurseries)
         error = error or RuntimeError("it left a nursery open")
-    stats = one.stats
-    stats.calls += 1
-    stats.seconds += spent
-    if spent > stats.slowest:
-        stats.slowest = spent
+    one.stats.note(spent)
     if cancelled is not None and _being_cancelled():
         if error is not None:
             _failed(one, describe(error), error)
@@ -257,10 +253,7 @@ def _ask_sync(one: Implementation, arguments: dict[str, Any]) -> Any:
     except BaseException as exc:  # noqa: BLE001 - as above
         return _failed(one, describe(exc), exc)
     finally:
-        spent = perf_counter() - started
-        one.stats.calls += 1
-        one.stats.seconds += spent
-        one.stats.slowest = max(one.stats.slowest, spent)
+        one.stats.note(perf_counter() - started)
     return _checked(one, result)
 
 

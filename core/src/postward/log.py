@@ -10,13 +10,19 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 _cid: ContextVar[str] = ContextVar("postward_cid", default="")
+# An event is a constant of the code, except where some plugin thinks otherwise.
+_MOST_EVENTS: Final = 500
+_problems: Final = Counter[tuple[str, str]]()
+_CALM: Final = frozenset({"debug", "info"})
+_keep: Callable[..., None] | None = None
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -28,23 +34,41 @@ def configure(level: str = "info", *, json: bool | None = None) -> None:
 
     as_json = not sys.stderr.isatty() if json is None else json
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     last: list[Any] = (
         [structlog.processors.format_exc_info, visible, _as_json]
         if as_json
-        else [visible, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [visible, _also_json, structlog.dev.ConsoleRenderer(colors=colors)]
     )
     structlog.configure(
-        processors=[_add_cid, structlog.processors.add_log_level, stamp, *last],
+        processors=[_add_cid, structlog.processors.add_log_level, _count, stamp, *last],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=_Stderr,
         cache_logger_on_first_use=False,
     )
 
 
+def keep_in(keep: Callable[..., None] | None) -> None:
+    """Give every line as JSON to `keep(line, urgent=…)`, too; None for nobody. Urgent is what is a warning or worse."""
+    global _keep
+    _keep = keep
+
+
 def _as_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
     import msgspec
 
-    return msgspec.json.encode(event, enc_hook=str).decode()
+    line = msgspec.json.encode(event, enc_hook=str).decode()
+    if _keep is not None:
+        _keep(line, urgent=event["level"] not in _CALM)
+    return line
+
+
+def _also_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if _keep is not None:
+        import structlog
+
+        _as_json(logger, method, structlog.processors.format_exc_info(logger, method, dict(event)))
+    return event
 
 
 class _Stderr:
@@ -99,6 +123,18 @@ def _add_cid(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutab
     if cid := _cid.get():
         event.setdefault("cid", cid)
     return event
+
+
+def _count(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if event["level"] not in _CALM:
+        key = event["level"], str(event.get("event", ""))
+        _problems[key if key in _problems or len(_problems) < _MOST_EVENTS else (key[0], "other")] += 1
+    return event
+
+
+def problems() -> Mapping[tuple[str, str], int]:
+    """How often each event from warning upwards was logged by this process, by level and event."""
+    return _problems.copy()
 
 
 def visible(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "run": Command("run", "Run: plugins, their background tasks, results and reports.", "info"),
     "queue": Command("queue", "Look at the queue, hold, release, retry and drop mail."),
     "status": Command("status", "Say how the service, its queue and its data do, and what needs attention."),
+    "logs": Command("logs", "Look at the log of the service; follow a message by its id."),
     "reports": Command("reports", "Look at the reports that are sent, preview one, send those of a day."),
     "passwd": Command("passwd", "Set the password of a user who may send mail."),
     # Its hosts are broken on purpose: warnings about them are what it is for, and the table shows them.

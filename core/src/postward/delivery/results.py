@@ -19,14 +19,19 @@ if TYPE_CHECKING:
     from postward.store import Journal
 
 
+def _nobody(_result: TlsResult) -> None:
+    """Is told where nobody counts."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """Where results go. `observe` is told of every connection that has ended."""
+    """Where results go. `observe` is told of every connection that has ended, `counted` of every result."""
 
     clock: Clock
     journal: Journal
     log: FilteringBoundLogger
     observe: Callable[[ConnectionReport], None]
+    counted: Callable[[TlsResult], None] = _nobody
 
     async def count(
         self,
@@ -55,6 +60,7 @@ class Results:
             pkix=session.pkix if session else None,
             is_report=message.is_report,
         )
+        self.counted(result)
         if run.results is not None:
             run.results.append(result)
             return

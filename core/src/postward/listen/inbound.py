@@ -17,7 +17,7 @@ from postward.listen.maildir import Full
 from postward.listen.next_hop import Declined
 from postward.listen.received import Arrival, count_hops, received_field
 from postward.listen.relay import MAX_HOPS
-from postward.log import fresh_cid
+from postward.log import correlated_as, current_cid, fresh_cid
 from postward.model import Disposition, InboundMessage
 from postward.model.content import header_of
 from postward.names import Address
@@ -176,11 +176,14 @@ class _Report:
             content=content,
             received=now,
         )
-        taken = await take_in(message, self._addresses, self._intake.hooks, self._intake.journal)
-        reply = _refusal(taken) or await self._deliver(cid, now, header, content, taken)
+        client = current_cid()
+        with correlated_as(cid):
+            taken = await take_in(message, self._addresses, self._intake.hooks, self._intake.journal)
+            reply = _refusal(taken) or await self._deliver(cid, now, header, content, taken)
         services.log.info(
             "report-mail",
             cid=cid,
+            session=client,
             peer=session.peer or "unix",
             sender=str(envelope.sender or "<>"),
             recipients=[str(each) for each in envelope.recipients[:10]],

@@ -19,6 +19,7 @@ import trio
 
 from postward.errors import ConfigError
 from postward.listen.clients import client_of
+from postward.log import new_cid
 from postward.smtp.server import Closing, serve
 from postward.stream import SocketStream
 from postward.tls import server_context
@@ -144,6 +145,7 @@ class Listeners:
             clients.start_soon(self._client, door, stream, peer, key)
 
     async def _client(self, door: Door, stream: SocketStream, peer: str, key: tuple[int, str]) -> None:
+        new_cid()
         try:
             await serve(stream, door.handler, door.settings, peer=peer, closing=self._closing)
         except Exception:  # noqa: BLE001 - one client's trouble must not end the others

@@ -16,7 +16,7 @@ from postward.dkim import BodyHasher, signing_domain
 from postward.errors import StoreError
 from postward.listen.clients import WrongLogins
 from postward.listen.received import Arrival, complete, count_hops, received_field
-from postward.log import fresh_cid
+from postward.log import current_cid, fresh_cid
 from postward.model import TlsWish
 from postward.model.content import MAX_HEADER
 from postward.names import Address, Domain, IpAddress
@@ -216,6 +216,7 @@ class _Incoming:
         services.log.info(
             "message-queued",
             cid=cid,
+            session=current_cid(),
             peer=session.peer or "unix",
             user=session.user,
             sender=str(envelope.sender or "<>"),

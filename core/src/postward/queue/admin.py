@@ -20,6 +20,7 @@ import trio
 from postward.errors import StoreError
 from postward.names import Domain
 from postward.queue import pick as picking
+from postward.queue.figures import Figures, figures
 from postward.queue.pick import EVERYTHING, Counts, Dropped, Listed, Page, Pick, RecipientState, Shown
 from postward.queue.read import read_message, read_recipients
 from postward.queue.report_ends import remember_dropped
@@ -71,6 +72,10 @@ class Admin:
     async def counts(self, *, top: int = 10) -> Counts:
         """The queue in figures, with its `top` largest destinations."""
         return await self._read(lambda connection: picking.counts(raw(connection), top))
+
+    async def figures(self, now: int) -> Figures:
+        """The queue in figures without its destinations, for who asks again and again."""
+        return await self._read(lambda connection: figures(raw(connection), now, expired_before=0, top=0))
 
     async def hold(self, pick: Pick) -> int:
         """Keep the picked recipients until they are released; returns how many. An attempt under way may still deliver them."""

@@ -37,7 +37,7 @@ class RunnerCounts:
 
 
 class Endings:
-    """Writes them down. `announce` is told the destinations of notices."""
+    """Writes them down. `announce` is told the destinations of notices, `delivered_after` how many seconds a delivery took."""
 
     def __init__(
         self,
@@ -48,9 +48,10 @@ class Endings:
         *,
         counts: RunnerCounts,
         announce: Callable[[Collection[Domain]], None],
+        delivered_after: Callable[[float], None],
     ) -> None:
         self._queue, self._bouncer, self._clock, self._log = queue, bouncer, clock, log
-        self._counts, self._announce = counts, announce
+        self._counts, self._announce, self._delivered_after = counts, announce, delivered_after
 
     async def write(self, job: Job, delivery: Delivery, outcome: Outcome, results: list[TlsResult]) -> None:
         """Store what became of a job, however long that takes: until then, it must not be done again."""
@@ -92,6 +93,7 @@ class Endings:
         for recipient, end in zip(job.recipients, outcome.ends, strict=True):
             if end.state == "delivered":
                 self._counts.delivered += 1
+                self._delivered_after((now - job.message.received) / MICROSECONDS)
             elif end.state == "failed":
                 self._counts.failed += 1
                 if job.message.sender is None:

@@ -59,11 +59,7 @@ def figures(database: sqlite3.Connection, now: int, *, expired_before: int, top:
         f" COUNT(*) FILTER (WHERE state = {PENDING} AND next_try <= ?) FROM queue_recipients",
         (now,),
     ).fetchone()
-    largest = database.execute(
-        f"SELECT CAST(domain AS BLOB), COUNT(*), COUNT(*) FILTER (WHERE state = {HELD}) FROM queue_recipients"
-        " GROUP BY domain ORDER BY 2 DESC, 1 LIMIT ?",
-        (top,),
-    ).fetchall()
+    largest = _largest(database, top) if top else []
     return Figures(
         messages=messages,
         bytes=size,
@@ -75,6 +71,14 @@ def figures(database: sqlite3.Connection, now: int, *, expired_before: int, top:
         due=due,
         top=tuple(_waiting(database, domain.decode("utf-8", "replace"), count, stopped) for domain, count, stopped in largest),
     )
+
+
+def _largest(database: sqlite3.Connection, top: int) -> list[tuple[bytes, int, int]]:
+    return database.execute(
+        f"SELECT CAST(domain AS BLOB), COUNT(*), COUNT(*) FILTER (WHERE state = {HELD}) FROM queue_recipients"
+        " GROUP BY domain ORDER BY 2 DESC, 1 LIMIT ?",
+        (top,),
+    ).fetchall()
 
 
 def _waiting(database: sqlite3.Connection, domain: str, count: int, held: int) -> Waiting:

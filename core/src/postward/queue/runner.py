@@ -50,7 +50,8 @@ _CRASHED: Final = "451 4.3.0 delivering this message failed unexpectedly; the lo
 class Runner:
     """Delivers from `queue` through `pipeline` while `run` is running. `lanes` bounds all connections together.
 
-    `announce` is told the destinations of notices, in place of `wake`.
+    `announce` is told the destinations of notices, in place of `wake`; `delivered_after` is told how many seconds each
+    delivery to a recipient took.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class Runner:
         per_destination: int = PER_DESTINATION,
         rules: RetryRules = RULES,
         announce: Callable[[Collection[Domain]], None] | None = None,
+        delivered_after: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._queue, self._pipeline, self._bouncer = queue, pipeline, bouncer
         self._clock, self._log, self._rules = clock, log, rules
         self._most, self._per_destination = lanes, per_destination
         self.counts = RunnerCounts()
-        self._endings = Endings(queue, bouncer, clock, log, counts=self.counts, announce=announce or self.wake)
+        told = announce or self.wake
+        self._endings = Endings(queue, bouncer, clock, log, counts=self.counts, announce=told, delivered_after=delivered_after)
         self._active: dict[Domain, Destination] = {}
         # How often in a row no server of a destination could be spoken to.
         self._silent: OrderedDict[Domain, int] = OrderedDict()

@@ -48,6 +48,9 @@ _FIRST_DUE: Final = (
 )
 _ONE: Final = f"SELECT {_TARGET} FROM core_outbox_targets WHERE report = ? AND position = ?"
 _NEXT_DUE: Final = "SELECT MIN(next_try) FROM core_outbox_targets WHERE way = ? AND state = ?"
+_CENSUS: Final = (
+    "SELECT r.kind, t.state, COUNT(*) FROM core_outbox_targets t JOIN core_outbox r ON r.id = t.report GROUP BY r.kind, t.state"
+)
 _COUNTS: Final = "SELECT state, COUNT(*) FROM core_outbox_targets GROUP BY state"
 _SILENT: Final = (
     f"SELECT {_TARGET} FROM core_outbox_targets WHERE way = '{rows.MAIL}' AND state = '{State.QUEUED}' AND next_try <= ?"
@@ -198,6 +201,12 @@ class Outbox:
         """How many targets there are in each state that occurs."""
         return await self._database.read(
             lambda connection: {str(state): int(number) for state, number in fetch(connection, _COUNTS)}
+        )
+
+    async def census(self) -> dict[tuple[str, ...], float]:
+        """How many targets there are, by kind of report and state."""
+        return await self._database.read(
+            lambda connection: {(str(kind), str(state)): float(number) for kind, state, number in fetch(connection, _CENSUS)}
         )
 
     async def prune(self, now: int) -> int:

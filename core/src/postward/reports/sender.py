@@ -59,7 +59,7 @@ class SendRun:
 class Sender:
     """Sends due targets. `send` delivers one message at once; `post` takes them into the queue instead.
 
-    `private_addresses` lets HTTPS reach private networks.
+    `private_addresses` lets HTTPS reach private networks. `counted` is told the kind of report and the outcome of each attempt.
     """
 
     def __init__(
@@ -75,10 +75,11 @@ class Sender:
         log: FilteringBoundLogger,
         private_addresses: bool = False,
         at_once: int = AT_ONCE,
+        counted: Callable[[str, str], None] = lambda kind, outcome: None,
     ) -> None:
         self._outbox, self._hooks, self._clock, self._log = outbox, hooks, clock, log
         self._signer, self._http, self._send, self._private = signer, http, send, private_addresses
-        self._post, self._at_once = post, at_once
+        self._post, self._at_once, self._counted = post, at_once, counted
         self._kicked = trio.Event()
 
     def kick(self) -> None:
@@ -172,6 +173,10 @@ class Sender:
         if mails and self._post is not None:
             refused = await self._post.put(mails)
             run.queued += len(mails) - len(refused)
+            turned_away = {id(claimed) for claimed, _ in refused}
+            for claimed, _ in mails:
+                if id(claimed) not in turned_away:
+                    self._counted(claimed.report.kind, "queued")
             for claimed, delivered in refused:
                 await self._end(run, claimed, delivered, self._bound(claimed))
 
@@ -192,6 +197,7 @@ class Sender:
             await self._end(run, claimed, delivered, log)
             return None
         log.warning("report-attempt-too-long", attempt=claimed.attempts)
+        self._counted(claimed.report.kind, "later")
         run.later += 1
         return None
 
@@ -199,6 +205,8 @@ class Sender:
         ended = await self._settle(claimed, delivered, log)
         if ended is None and not delivered.accepted:
             log.info("report-later", attempt=claimed.attempts, detail=delivered.detail)
+        if ended is None:
+            self._counted(claimed.report.kind, "later")
         await self._told(run, ended)
 
     def _bound(self, claimed: Claimed) -> FilteringBoundLogger:
@@ -249,6 +257,7 @@ class Sender:
             run.suppressed += 1
         else:
             run.failed += 1
+        self._counted(ended.report.kind, outcome.state)
         self._log.info(
             f"report-{outcome.state}",
             cid=ended.cid,

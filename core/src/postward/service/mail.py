@@ -7,6 +7,7 @@ is finished, and what is queued stays on disk.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -82,13 +83,14 @@ class MailService:
             lanes=config.delivery.connections // self._shards.count or 1,
             per_destination=config.delivery.connections_per_destination,
             announce=self.wake,
+            delivered_after=app.metrics.waited.observe,
             rules=RetryRules(
                 lifetime=int(config.delivery.expire_hours * _HOUR),
                 null_lifetime=int(min(config.delivery.expire_hours, 24) * _HOUR),
                 tell_delay=int(config.delivery.delay_notice_hours * _HOUR),
             ),
         )
-        app.post.queued = self.wake
+        app.post.queued = partial(self._queued, "report")
         self._between = Between(place, self.runner.wake, self.runner.wake_all) if place is not None else None
         self._certificates: list[Certificate] = []
         services = Services(
@@ -98,11 +100,12 @@ class MailService:
             signer=app.signer,
             log=self._log,
             room=Room(self._data_dir).has,
-            queued=self.wake,
+            queued=partial(self._queued, "client"),
         )
         self._intake = self._make_intake(services)
         doors = [self._door(number, entry, services, sockets[number]) for number, entry in enumerate(config.listen)]
         self.listeners = Listeners(doors, self._log)
+        app.metrics.watch_mail(self.runner.counts, lambda: self.listeners.clients)
 
     def _door(self, number: int, entry: ListenConfig, services: Services, sock: socket.socket) -> Door:
         where = f"listen[{number}]"
@@ -187,6 +190,11 @@ class MailService:
         self._log.info("reloaded", certificates=len(self._certificates))
 
     # --- between listeners and runners ---
+
+    def _queued(self, source: str, domains: Collection[Domain], jobs: Sequence[Job] = ()) -> None:
+        """A message is in the queue that somebody brought, or a report."""
+        self._app.metrics.queued.inc(source)
+        self.wake(domains, jobs)
 
     def wake(self, domains: Collection[Domain], jobs: Sequence[Job] = ()) -> None:
         """Mail for these destinations is in the queue, with `jobs` at hand: tell the runners that they belong to."""

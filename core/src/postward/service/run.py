@@ -19,6 +19,8 @@ import structlog
 import trio
 
 from postward.app import App
+from postward.log_file import FLUSH_AFTER, LogFile, kept
+from postward.service.figures import FiguresPage, share
 from postward.service.lock import locked
 from postward.service.mail import MailService, shards_of
 from postward.service.notify import ignore_signals, keep_alive, notify
@@ -69,13 +71,15 @@ async def running(config: Config, place: Place | None = None) -> AsyncIterator[R
         async with App(config, service=first, emit=first, shards=shards_of(place)) as app:
             await app.queue.clean()
             mail = MailService(app, sockets, place)
-            web = _web(app) if first else None
+            web = _web(app, place) if first else None
             async with trio.open_nursery() as nursery:
                 # To the very end: stopping may take longer than a watchdog waits.
                 nursery.start_soon(keep_alive)
                 await nursery.start(mail.run)
                 if web is not None:
                     await nursery.start(web.run)
+                elif place is not None:
+                    nursery.start_soon(share, app, place)
                 yield Running(app=app, mail=mail, web=web, sockets=sockets)
                 await mail.stop()
                 nursery.cancel_scope.cancel()
@@ -85,14 +89,27 @@ async def run_service(config: Config, place: Place | None = None) -> None:
     """Run until told to stop. `place` is that of a worker. Raises `PostwardError` for what makes it impossible to start."""
     log: FilteringBoundLogger = structlog.get_logger("postward")
     _look_for_garbage_less_often()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    name = str(place.index) if place is not None else "0"
+    with (
+        kept(config.core.data_dir, name, max_bytes=config.log.keep_bytes) as file,
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
+    ):
         async with running(config, place) as service, trio.open_nursery() as nursery:
             if place is not None:
                 nursery.start_soon(_until_orphaned, place, log)
+            if file is not None:
+                nursery.start_soon(_flush_again_and_again, file)
             _announce(config, place, log)
             await _until_stopped(signals, service, log)
             nursery.cancel_scope.cancel()
-    log.info("stopped")
+        log.info("stopped")
+
+
+async def _flush_again_and_again(file: LogFile) -> None:
+    """Write out the last lines before a silence, too."""
+    while True:
+        await trio.sleep(FLUSH_AFTER)
+        file.flush()
 
 
 def _look_for_garbage_less_often() -> None:
@@ -102,14 +119,17 @@ def _look_for_garbage_less_often() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-def _web(app: App) -> WebService:
-    """The pages of core and of the plugins."""
+def _web(app: App, place: Place | None) -> WebService:
+    """The pages of core and of the plugins, and the one of metrics."""
     from postward.web.assembly import site_of
+    from postward.web.metrics import MetricsPage
     from postward.web.routes import assemble
     from postward.web.serve import WebService
 
+    figures = FiguresPage(app, place.count if place is not None else 1)
+    metrics = MetricsPage(figures.render, app.config.web.metrics_token)
     site, routes = site_of(app)
-    web = WebService(app.config.web, assemble(routes, site), app.log)
+    web = WebService(app.config.web, assemble(routes, metrics, site), app.log)
     web.open()
     app.log.info("web-pages", **web.places)
     return web

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from postward.errors import PostwardError
+from postward.log_file import kept
 from postward.service.lock import locked
 from postward.service.notify import ignore_signals, keep_alive, notify
 from postward.service.sockets import INHERITED, bind_all, remove_unix_sockets
@@ -80,6 +81,7 @@ class WorkersFailed(PostwardError):
 async def supervise(config: Config, command: Sequence[str], log: FilteringBoundLogger) -> None:
     """Run `config.delivery.workers` processes of `command` until SIGTERM or SIGINT. Raises `WorkersFailed`, `ConfigError`."""
     async with AsyncExitStack() as stack:
+        stack.enter_context(kept(config.core.data_dir, "parent", max_bytes=config.log.keep_bytes))
         lock = await stack.enter_async_context(locked(config, log))
         sockets = [stack.enter_context(sock) for sock in bind_all(config)]
         stack.callback(remove_unix_sockets, config)

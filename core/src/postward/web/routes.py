@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     from postward.model import WebRoute
     from postward.names import Domain
+    from postward.web.metrics import MetricsPage
     from postward.web.site import Site
+
+METRICS: Final = "/metrics"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +38,8 @@ class Pages:
     for_strangers: bool
 
 
-def assemble(routes: Sequence[tuple[str, WebRoute]], site: Site | None = None) -> Pages:
-    """Put pages together, each with the name of its plugin, and what `site` has behind them.
+def assemble(routes: Sequence[tuple[str, WebRoute]], metrics: MetricsPage | None = None, site: Site | None = None) -> Pages:
+    """Put pages together, each with the name of its plugin, the one of metrics, and what `site` has behind them.
 
     Raises `ConfigError` for two that answer the same request.
     """
@@ -49,15 +52,20 @@ def assemble(routes: Sequence[tuple[str, WebRoute]], site: Site | None = None) -
                 raise ConfigError(f"plugins {other} and {plugin} both answer {method} {''.join(place)}", key="plugins")
     strangers = [(plugin, route) for plugin, route in routes if route.host is not None or route.public]
     private = [each for each in routes if each not in strangers]
+    shared = metrics if metrics is not None and metrics.for_strangers else None
     return Pages(
-        public=_application(strangers),
-        local=_application(strangers, private=private, site=site),
-        for_strangers=bool(strangers),
+        public=_application(strangers, metrics=shared),
+        local=_application(strangers, private=private, metrics=metrics, site=site),
+        for_strangers=bool(strangers) or shared is not None,
     )
 
 
 def _application(
-    strangers: Sequence[tuple[str, WebRoute]], *, private: Sequence[tuple[str, WebRoute]] = (), site: Site | None = None
+    strangers: Sequence[tuple[str, WebRoute]],
+    *,
+    private: Sequence[tuple[str, WebRoute]] = (),
+    metrics: MetricsPage | None = None,
+    site: Site | None = None,
 ) -> Starlette:
     by_host: dict[Domain, list[BaseRoute]] = {}
     below: list[BaseRoute] = []
@@ -68,6 +76,8 @@ def _application(
             below.append(_route(route, plugin))
     below += [_Private(_route(route, plugin), site) for plugin, route in private]
     routes: list[BaseRoute] = [Host(str(host), app=Router(pages)) for host, pages in by_host.items()]
+    if metrics is not None:
+        routes.append(Route(METRICS, endpoint=metrics))
     application = Starlette(routes=[*routes, *below], exception_handlers={404: _not_here})
     if site is not None:
         application.router.default = site

@@ -91,6 +91,12 @@ class Dane:
         self.strongest_first = tuple(_MATCHING[name] for name in config.digests)
         self._mandatory, self._audit = frozenset(config.mandatory), frozenset(config.audit)
         self._on = True
+        self._hosts = core.metrics.counter(
+            "hosts",
+            "MX hosts that were asked about, by what DANE found: usable (TLSA records that bind), unusable (records of which"
+            " none can be used), none, insecure-address, failed (the lookup), off (the resolver does not validate).",
+            ("outcome",),
+        )
         # By the identity of an answer's records, which the resolver's cache hands out again and again.
         self._read: OrderedDict[int, tuple[Sequence[Any], Published]] = OrderedDict()
 
@@ -104,6 +110,7 @@ class Dane:
         if mx.name.is_literal:
             return None
         if not self._resolver_will_do():
+            self._hosts.inc("off")
             return self._required(destination, mx.name, "resolver-does-not-validate")
         candidates = base.base_domains(mx)
         for candidate in candidates:
@@ -111,6 +118,7 @@ class Dane:
                 continue
             answer = await self.core.dns.query(owner, "TLSA")
             if answer.failure is not None:
+                self._hosts.inc("failed")
                 failure = Failure(
                     result_type=ResultType.DNSSEC_INVALID,
                     reason=answer.failure.slug,
@@ -118,7 +126,10 @@ class Dane:
                 )
                 return self._policy(destination, candidate, problem=failure)
             if answer.status is Status.SECURE:
-                return self._bind(destination, mx, candidate, self.published(answer.records))
+                published = self.published(answer.records)
+                self._hosts.inc("usable" if published.records else "unusable")
+                return self._bind(destination, mx, candidate, published)
+        self._hosts.inc("none" if candidates else "insecure-address")
         return self._required(destination, mx.name, "no-tlsa-records" if candidates else "insecure-address")
 
     @hookimpl

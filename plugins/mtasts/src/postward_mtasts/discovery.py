@@ -26,6 +26,7 @@ from postward_mtasts.record import RecordError, StsRecord
 
 if TYPE_CHECKING:
     from postward.core import Core
+    from postward_mtasts.figures import Figures
 
 # With the minute for the fetch it stays below the limit of the hook, so that slowness is a recorded problem and no crash.
 LOOKUP_LIMIT: Final = 20.0
@@ -36,8 +37,8 @@ Looked = tuple[StsRecord | Lookup, Failure | None]
 class Discovery:
     """The policies of other domains, as this program knows them."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, core: Core, figures: Figures) -> None:
+        self._core, self._figures = core, figures
         self._flights: SingleFlight[Domain, TlsPolicy | None] = SingleFlight()
         self._fetches: SingleFlight[tuple[Domain, str], Entry] = SingleFlight()
         self.memory = Memory()
@@ -47,7 +48,9 @@ class Discovery:
 
         Concurrent calls for one domain share one lookup and one fetch. Raises `StoreError`.
         """
-        return await self._flights.run(domain, partial(self._discover, domain))
+        policy = await self._flights.run(domain, partial(self._discover, domain))
+        self._figures.policy(policy)
+        return policy
 
     async def _discover(self, domain: Domain) -> TlsPolicy | None:
         found, failure = await self.look_up(domain)
@@ -123,13 +126,16 @@ class Discovery:
 
     async def _fetch(self, domain: Domain, record_id: str, entry: Entry | None) -> Entry:
         results, log = self._core.store.results, self._core.log
+        started = trio.current_time()
         try:
             fetched = await fetch(self._core.http, domain)
         except FetchError as exc:
+            self._figures.fetched(trio.current_time() - started, exc.failure)
             failed = cache.failed(entry, domain, record_id, exc.failure.detail, self._core.clock.now(), chance=random.random())
             await results.write(lambda connection: tables.save_failure(connection, failed))
             self.memory.drop(domain)
             raise
+        self._figures.fetched(trio.current_time() - started)
         now, chance = self._core.clock.now(), random.random()
         renewed = cache.fetched(entry, domain, record_id, fetched.text, now, media_type=fetched.media_type, chance=chance)
         log.info("policy fetched", domain=domain, id=record_id, mode=renewed.mode, max_age=fetched.policy.max_age)

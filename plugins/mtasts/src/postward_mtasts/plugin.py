@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from postward.hookspecs import hookimpl
+from postward_mtasts.figures import Figures
 from postward_mtasts.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class MtaSts:
     Config = Settings
 
     def __init__(self, config: Settings, core: Core) -> None:
-        self._core = core
+        self._core, self._figures = core, Figures(core.metrics)
         self.hosted = config.policies(core.hostname) if config.host else {}
         self._served: dict[Domain, Served] = {}
 
@@ -35,7 +36,7 @@ class MtaSts:
         """The policies of other domains. Made at the first use: commands that need none must not pay for it."""
         from postward_mtasts.discovery import Discovery
 
-        return Discovery(self._core)
+        return Discovery(self._core, self._figures)
 
     @cached_property
     def refresher(self) -> Refresher:

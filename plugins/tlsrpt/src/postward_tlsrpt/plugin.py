@@ -13,6 +13,7 @@ from postward.hookspecs import hookimpl
 from postward.model import MICROSECONDS, WebRoute
 from postward.names import Address, Domain
 from postward_tlsrpt import counters, counting, host_record
+from postward_tlsrpt.figures import received_counter
 from postward_tlsrpt.own import Own
 from postward_tlsrpt.reporting import Reporter, Rules
 
@@ -51,6 +52,7 @@ class TlsRpt:
 
     def __init__(self, config: Config, core: Core) -> None:
         self._config, self._core = config, core
+        received_counter(core.metrics)
         self.reporter = Reporter(
             core,
             Rules(

@@ -91,11 +91,13 @@ async def _judge(body: bytes, media_type: str, receiver: Receiver) -> Answer:
         return Answer(status=400, text="no TLS report")
     (found,) = await receiver.find(body)
     if isinstance(found, ReportError):
+        receiver.turned_away("https", "unreadable")
         return Answer(status=400, text=str(found))
     try:
         # Nobody vouches for what is posted: the name is for telling reports apart.
         taken = await receiver.take(found, via="https", voucher=found.submitter)
     except StoreError:
+        receiver.turned_away("https", "not-stored")
         return Answer(status=503, text="the report could not be stored, please come back")
     status = {"stored": 201, "duplicate": 200, "conflict": 409}.get(taken.state, 422)
     return Answer(status=status, text=SAID[taken.state])

@@ -15,6 +15,7 @@ from postward.errors import StoreError
 from postward.model import MICROSECONDS, BytesContent, ReportReceipt
 from postward.names import Domain
 from postward_tlsrpt import received_tables, submitter
+from postward_tlsrpt.figures import received_counter
 from postward_tlsrpt.message import Found, reports_in
 from postward_tlsrpt.own import Own, share
 from postward_tlsrpt.read import Reading, ReportError
@@ -59,6 +60,7 @@ class Receiver:
 
     def __init__(self, core: Core, own: Own, *, keep_days: int) -> None:
         self._core, self._own, self._keep = core, own, keep_days * DAY
+        self._received = received_counter(core.metrics)
 
     # --- by mail ---
 
@@ -66,10 +68,12 @@ class Receiver:
         """Take in the reports of a message, if somebody vouches for it."""
         voucher, reason, for_now = await self._voucher(message.content, results)
         if voucher is None:
+            self.turned_away("mail", "nobody-vouches")
             return _refused(reason, temporary=for_now)
         try:
             return await self._mailed(message, voucher)
         except StoreError as exc:
+            self.turned_away("mail", "not-stored")
             self._core.log.error("TLS report not stored", error=str(exc))
             return _refused("the report could not be stored", temporary=True)
 
@@ -77,6 +81,7 @@ class Receiver:
         said, reason = [], ""
         for each in await self.find(message.content):
             if isinstance(each, ReportError):
+                self.turned_away("mail", "unreadable")
                 reason = reason or f"could not parse TLS report: {each}"
                 continue
             taken = await self.take(each, via="mail", voucher=voucher)
@@ -121,6 +126,10 @@ class Receiver:
 
     # --- by any way ---
 
+    def turned_away(self, via: str, why: str) -> None:
+        """Count a report that was not even looked through."""
+        self._received.inc(via, why)
+
     async def find(self, content: bytes) -> Sequence[Found]:
         """The reports in a message or file; large ones are read in a thread."""
         work = partial(reports_in, content, now=self._core.clock.now())
@@ -128,6 +137,11 @@ class Receiver:
 
     async def take(self, reading: Reading, *, via: str, voucher: str) -> Taken:
         """Keep what a report says of us. Raises `StoreError`."""
+        taken = await self._take(reading, via=via, voucher=voucher)
+        self._received.inc(via, taken.state)
+        return taken
+
+    async def _take(self, reading: Reading, *, via: str, voucher: str) -> Taken:
         now = self._core.clock.now()
         parts = share(reading, self._own)
         log = self._core.log.bind(

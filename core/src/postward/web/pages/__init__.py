@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from postward.web.pages import overview, plugins, queue, reports
+from postward.web.pages import log, overview, plugins, queue, reports
 
 if TYPE_CHECKING:
     from postward.app import App
@@ -19,4 +19,5 @@ def core_routes(app: App) -> Sequence[WebRoute]:
         *queue.routes(app),
         *reports.routes(app),
         *plugins.routes(app),
+        *log.routes(app),
     ]

@@ -142,7 +142,7 @@ async def show_one(app: App, ask: Ask) -> Page:
     blocks: list[Block] = [
         Facts(
             rows=[
-                ("Id", Code(cid)),
+                ("Id", [Code(cid), link("Its log", "/log", cid=cid)]),
                 ("From", entry.sender or "<>"),
                 ("Received", Instant(entry.received)),
                 ("Size", octets(entry.size)),

@@ -205,7 +205,7 @@ async def show_one(app: App, ask: Ask) -> Page:
                 ("From", one.submitter),
                 ("Built", Instant(one.created)),
                 ("Subject", report.subject),
-                ("Log", Code(f"cid {one.cid}")),
+                ("Log", link(f"cid {one.cid}", "/log", cid=one.cid) if one.cid else None),
             ]
         ),
         Table(
