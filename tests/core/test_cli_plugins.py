@@ -516,7 +516,7 @@ def test_a_name_is_a_verb_or_a_group(
     ("code", "content", "complaint"),
     [
         (VERBS, "plugins = []", "plugin 'verbs': is not enabled in postward.toml; `postward plugins enable verbs` does that"),
-        (VERBS, None, "there is no configuration"),
+        (VERBS, None, "plugin 'verbs': is not enabled where there is no configuration"),
         (GOOD, ENABLED, "plugin 'verbs': has no commands"),
         (
             VERBS.replace("commands.add(greet)", "raise ValueError('x')"),
@@ -537,3 +537,18 @@ def test_verbs_that_cannot_be_had(
     error = capsys.readouterr().err
     assert complaint in error.splitlines()[-1]
     assert "Traceback" not in error
+
+
+def test_without_a_configuration_the_verbs_of_shipped_plugins_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file is read by the defaults of `postward run`, and nothing is written beside it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("POSTWARD_CONFIG", raising=False)
+    Path("report.json").write_text("{}")
+    assert run("tlsrpt", "parse", "--json", "report.json") == 1
+    assert '"ok": false' in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert run("--help") == 0
+    listed = capsys.readouterr().out
+    assert all(f"Commands of the plugin {name}" in listed for name in ("dane", "mtasts", "tlsrpt", "dmarc"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from xml.parsers import expat
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from dmarc_samples import RECORD, new, old, records
 from postward_dmarc.reading.aggregate import Aggregate, DkimResult, Reason, Record, SpfResult
 from postward_dmarc.reading.defects import DEFECTS
+from postward_dmarc.reading.mend import mend
 from postward_dmarc.reading.read import MAX_COUNT, ReportError, read
 from postward_dmarc.reading.xml import MAX_DEPTH, MAX_TOKEN
 
@@ -205,11 +207,57 @@ def test_stray_tags_cost_no_record(stray: str, where: str, size: int) -> None:
 
 @pytest.mark.parametrize("size", [1 << 16, 50])
 def test_a_record_that_is_broken_is_counted(size: int) -> None:
-    text = old(5).decode().replace("<count>3</count>", "<count>3</cuont>")
+    text = old(5).decode().replace("<count>3</count>", "<count>3</count><x>&#00;</x>")
     report, found = reading(text.encode(), size)
     assert [record.count for record in found] == [1, 2, 4, 5]
     assert (report.records, report.damaged) == (5, 1)
     assert report.defects == ("not-well-formed", "record-damaged")
+
+
+@pytest.mark.parametrize("size", [1 << 16, 50])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "<count>3</cuont>",
+        "<count>3</count><note>we filter <hard> & fast</note>",
+        "<br><count>3</count>",
+        "<count>3</count><id><4711@mail.example></id>",
+        "<count>3</count><x>&copy;</x>",
+    ],
+)
+def test_a_broken_record_is_mended(broken: str, size: int) -> None:
+    text = old(5).decode().replace("<count>3</count>", broken)
+    report, found = reading(text.encode(), size)
+    assert [record.count for record in found] == [1, 2, 3, 4, 5]
+    assert report.defects[0] == "not-well-formed"
+    assert found[2].header_from == "example.com"
+
+
+@pytest.mark.parametrize(
+    ("org", "read_as"),
+    [
+        ("A & B Mail", "A & B Mail"),
+        ("A &amp; B", "A & B"),
+        ("Mail <eu>", "Mail"),
+        ("1 < 2 > 0", "1 < 2 > 0"),
+        ("a&nbsp;b", "a&nbsp;b"),
+    ],
+)
+def test_text_that_was_not_escaped_stays_text(org: str, read_as: str) -> None:
+    text = old(2).decode()
+    report, found = reading(re.sub("<org_name>[^<]*", "<org_name>" + org, text).encode())
+    assert (report.org, report.report_id, len(found)) == (read_as, "13987654321098765432", 2)
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"<a>", b"</a>", b"<b x='1'>", b"</b>", b"<c/>", b"&", b"&amp;", b"<", b">", b"text", b"</record>"])
+    )
+)
+def test_whatever_is_mended_is_well_formed(pieces: list[bytes]) -> None:
+    whole = mend(b"<record>" + b"".join(pieces) + b"</record>")
+    if whole.count(b"<") <= 24:
+        expat.ParserCreate().Parse(b"<all>" + whole + b"</all>", True)
 
 
 @pytest.mark.parametrize("size", [1 << 16, 50])

@@ -13,6 +13,8 @@ from postward.errors import ConfigError
 ENVIRONMENT: Final = "POSTWARD_CONFIG"
 PLACES: Final = (Path("postward.toml"), Path("/etc/postward/postward.toml"))
 LARGEST: Final = 1 << 20
+SHIPPED: Final = ("dane", "mtasts", "tlsrpt", "dmarc")
+"""The plugins that are enabled where there is no file, as far as they are installed."""
 
 
 def find(path: Path | str | None = None) -> Path:

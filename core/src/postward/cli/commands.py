@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from postward.cli.output import plugins_print_aside
-from postward.errors import ConfigError, PluginError
+from postward.errors import PluginError
 
 if TYPE_CHECKING:
     from postward.app import App
@@ -76,21 +77,17 @@ def _nothing() -> None:
 
 def plugin_commands(name: str, config_file: str | None, *, log_level: str = "warning") -> typer.Typer | None:
     """The verbs of an enabled plugin; None when no plugin has this name. Raises `ConfigError`, `PluginError`."""
-    from postward.config import find, load
+    from postward.cli.site import settings
     from postward.plugins import installed
 
     known = any(one.name == name for one in installed())
-    try:
-        file = find(config_file)
-    except ConfigError:
-        if known:
-            raise
-        return None
-    config = load(file)
+    config = settings(None if config_file is None else Path(config_file))
     if name not in config.plugins:
-        if known:
-            raise PluginError(name, f"is not enabled in {file}; `postward plugins enable {name}` does that")
-        return None
+        if not known:
+            return None
+        if config.file is None:
+            raise PluginError(name, "is not enabled where there is no configuration; name it in `plugins` of a postward.toml")
+        raise PluginError(name, f"is not enabled in {config.file}; `postward plugins enable {name}` does that")
 
     from postward.app import App
     from postward.hookspecs import register_commands

@@ -9,6 +9,7 @@ import os
 import shlex
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Annotated, Any, Final
 
 import typer
@@ -16,8 +17,9 @@ from typer.core import TyperGroup
 
 from postward.cli import COMMANDS, DEBUG
 from postward.cli.output import is_terminal
-from postward.config_file import find, read
+from postward.config_file import SHIPPED, exists, find, read
 from postward.errors import ConfigError, PluginError, PostwardError
+from postward.hookspecs import GROUP
 
 LEVEL_ENVIRONMENT: Final = "POSTWARD_LOG_LEVEL"
 _WITH_VALUE: Final = ("--config", "-c", "--log-level")
@@ -184,6 +186,9 @@ def without_config(words: Sequence[str]) -> tuple[str | None, list[str]]:
 def _enabled() -> list[str]:
     """The enabled plugins, as far as the file can be read, for the help only."""
     try:
+        if not exists():
+            there = entry_points(group=GROUP).names
+            return [name for name in SHIPPED if name in there]
         names = read(find()).get("plugins")
     except ConfigError:
         return []

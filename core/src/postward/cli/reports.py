@@ -154,16 +154,15 @@ def send(
     from postward.app import App
     from postward.cli import reports_show
     from postward.cli.progress import Bars
-    from postward.cli.site import act_as_owner
+    from postward.cli.site import act_as_owner, settings
     from postward.clock import SystemClock, today
-    from postward.config import load
     from postward.queue.poke import NAME, Life, ask, poke
     from postward.reports.survey import due
 
     _start(day)
     if day >= today(SystemClock()):
         raise PostwardError(f"{day} is not over in UTC; `postward reports preview` shows what would be reported")
-    configured = load(config)
+    configured = settings(config)
     act_as_owner(configured.core.data_dir)
     socket = configured.core.data_dir / NAME
     serviced = ask(socket).life in (Life.RUNNING, Life.SILENT)
@@ -193,12 +192,11 @@ def _preview(config: Path | None, domain: str) -> list[Preview]:
     import trio
 
     from postward.app import App
-    from postward.cli.site import act_as_owner
-    from postward.config import load
+    from postward.cli.site import act_as_owner, settings
     from postward.names import Domain
     from postward.reports.preview import preview
 
-    configured = load(config)
+    configured = settings(config)
     act_as_owner(configured.core.data_dir)
 
     async def work() -> list[Preview]:

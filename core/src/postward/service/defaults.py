@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import tomli_w
 
 from postward.config import from_dict
+from postward.config_file import SHIPPED
 from postward.errors import ConfigError
 from postward.plugins import installed
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from postward.config import Config
 
 DIRECTORY: Final = Path("postward-data")
-SHIPPED: Final = ("dane", "mtasts", "tlsrpt", "dmarc")
 BIND: Final = "127.0.0.1:2525"
 FALLBACK_NAME: Final = "localhost.localdomain"
 

@@ -1,7 +1,7 @@
 """The XML of an aggregate report as groups of fields, record by record, so that memory does not depend on the size of a report.
 
 Document types, and with them entities, are refused (RFC 9990 §8.1). Where XML is broken, as in reports with an unclosed tag of
-a schema, the sections that are whole are read one by one. Nothing here knows what a field means.
+a schema, the sections are read one by one, and mended where they need it (`mend`). Nothing here knows what a field means.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 from xml.parsers import expat
 
 from postward.errors import PostwardError
+from postward_dmarc.reading.mend import mend
 
 Field: TypeAlias = "tuple[str, str | Group]"
 Group: TypeAlias = "list[Field]"
@@ -227,6 +228,11 @@ class SectionReader:
     def _one(self, name: bytes, data: bytes) -> None:
         prefix = name.rpartition(b":")[0]
         self._prefix = f"{prefix.decode()}:" if prefix else ""
+        # A section is handed on at its end tag, which ends the data, so one that is broken has not been.
+        if not self._parse_one(data) and (self._decoder is None or not self._parse_one(mend(data))):
+            self._lost(name)
+
+    def _parse_one(self, data: bytes) -> bool:
         self._open[:] = [0]
         parser = self._new_parser("utf-8" if self._decoder is not None else None)
         parser.StartElementHandler = self._start
@@ -234,11 +240,12 @@ class SectionReader:
         try:
             parser.Parse(data, True)
         except expat.ExpatError:
-            self._lost(name)
+            return False
         finally:
             self._open.clear()
             self._fields.clear()
             self._text.clear()
+        return True
 
     def _lost(self, name: bytes) -> None:
         if name.endswith(b"record"):
