@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from dmarc_samples import new, old
 from postward.app import App
 from postward.model import MICROSECONDS, Mode, ReportTarget, Window, day_of
 from postward.names import Address, Domain
 from postward.queue.pick import Pick
 from postward.reports.rows import put
+from postward_dmarc.reading.message import stream_in
 from postward_mtasts import tables as sts_tables
 from postward_mtasts.cache import Entry
 from postward_tlsrpt import received_tables
@@ -28,7 +31,7 @@ POLICY_ID = "a" * 64
 
 CONFIG: dict[str, Any] = {
     "plugins": ["mtasts", "dane", "tlsrpt", "dmarc"],
-    "plugin": {"tlsrpt": {"own_domains": ["example.com"]}},
+    "plugin": {"tlsrpt": {"own_domains": ["example.com"]}, "dmarc": {"addresses": ["dmarc@example.com"]}},
 }
 
 
@@ -40,6 +43,7 @@ async def fill(app: App) -> None:
     await _results(app, now)
     await _received(app, now)
     await _policies(app, now)
+    await _dmarc(app, now)
 
 
 async def _queue(app: App, now: int) -> None:
@@ -123,6 +127,16 @@ async def _policies(app: App, now: int) -> None:
             last_error=EVIL if number % 11 == 3 else "",
         )
         await app.store.results.write(lambda connection, one=entry: sts_tables.save(connection, one))
+
+
+async def _dmarc(app: App, now: int) -> None:
+    plugin: Any = app.plugins.instances["dmarc"]
+    for back in range(1, 12):
+        begin = Window.of_day(day_of(now - back * DAY)).start // MICROSECONDS
+        for content in (old(60), new(), old(3).replace(b"big-mailbox.example", escape(EVIL[:60]).encode())):
+            dated = content.replace(b"1767225600", b"%d" % begin).replace(b"1767311999", b"%d" % (begin + 86_399))
+            stored = await plugin.receiver.take(stream_in(dated), via="file", voucher="")
+            assert [each.state for each in stored] == ["stored"], stored
 
 
 def configure(folder: Path, **more: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ PUBLIC = {
     "postward.net",
     "postward.reports",
     "postward.reports.container",
+    "postward.reports.receipt",
     "postward.reports.sources",
     "postward.smtp",
     "postward.store",
@@ -42,9 +43,9 @@ PUBLIC = {
 }
 # Typer shells of verbs print with the look that all commands share.
 PUBLIC_CLI = {"postward.cli.output"}
-GLUE = {"plugin.py", "tables.py", "received_tables.py", "fetch.py"}
+GLUE = {"plugin.py", "tables.py", "received_tables.py", "shown_tables.py", "fetch.py"}
 # Trio shells that are split from the glue. Name a new one here only when there is nothing in it that could be pure.
-SHELLS = {"postward_dane/survey.py", "postward_tlsrpt/receiving.py"} | {
+SHELLS = {"postward_dane/survey.py", "postward_tlsrpt/receiving.py", "postward_dmarc/receiving.py"} | {
     f"postward_mtasts/{name}.py" for name in ("discovery", "flight", "look", "refresh")
 }
 # Sans-IO modules of core, by name.
@@ -80,6 +81,7 @@ PURE_CORE = [
     "queue/types.py",
     "reports/container.py",
     "reports/mime.py",
+    "reports/receipt.py",
     "dns/wire.py",
     "smtp/content.py",
     "smtp/envelope.py",

@@ -19,7 +19,7 @@ from fake_dns import FakeDns
 from postward.dkim import Signer, SigningKey, dns_record, generate
 from postward.model import AuthResult, Disposition, InboundMessage, JournalEntry, MessageResult, ResultBatch
 from postward.names import Address, Domain
-from postward_dmarc import tables
+from postward_dmarc import received_tables, tables
 from postward_dmarc.plugin import Dmarc
 
 NOW = 1_795_478_400_000_000
@@ -263,4 +263,5 @@ def test_migration_makes_what_the_models_say():
     from alembic.autogenerate import compare_metadata
 
     connection = Store().connection
-    assert compare_metadata(MigrationContext.configure(connection), tables.Base.metadata) == []
+    models = [tables.Base.metadata, received_tables.Base.metadata]
+    assert compare_metadata(MigrationContext.configure(connection), models) == []

@@ -156,6 +156,26 @@ async def test_policies_of_others(rig: Rig) -> None:
     assert "Nothing is remembered of none.example." in (await rig.browser.get("/mtasts/cache?domain=none.example")).said
 
 
+async def test_received_dmarc_reports(rig: Rig) -> None:
+    data = (await rig.browser.get("/api/v1/dmarc/received")).json["data"]
+    assert [(one["domain"], one["reports"]) for one in data["domains"]] == [("example.com", 33)]
+    first = (await rig.browser.get("/api/v1/dmarc/received?domain=example.com&limit=20")).json
+    seen = first["data"]["view"]
+    assert len(seen["days"]) == 11
+    assert {one["who"] for one in seen["senders"]} == {"ours", "forwarded"}
+    sources, after = [one["source_ip"] for one in seen["sources"]], first["next"]
+    while after:
+        page = (await rig.browser.get(f"/api/v1/dmarc/received?domain=example.com&limit=20&after={after}")).json
+        sources += [one["source_ip"] for one in page["data"]["view"]["sources"]]
+        after = page["next"]
+    assert len(sources) == len(set(sources)) == seen["all_sources"] == 61
+    page = await rig.browser.get("/dmarc/received?domain=example.com")
+    assert "and is it me?" in page.said
+    assert page.text.count("<rect") >= 11
+    for query in ("days=0", "after=x", "domain=a..b"):
+        assert (await rig.browser.get(f"/dmarc/received?{query}")).status == 400
+
+
 async def test_without_a_plugin_its_pages_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with site(tmp_path, patch=monkeypatch, plugins=["mtasts"]) as rig:
         await rig.browser.log_in()

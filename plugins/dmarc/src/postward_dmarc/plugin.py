@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import trio
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from postward import dkim
 from postward.errors import InvalidName
 from postward.hookspecs import hookimpl
-from postward.model import AuthResult, Disposition, InboundMessage, Judgement, MessageResult, day_of
-from postward.names import Domain
+from postward.model import MICROSECONDS, AuthResult, Disposition, InboundMessage, Judgement, MessageResult, WebRoute, day_of
+from postward.names import Address, Domain
 from postward_dmarc import spf
 from postward_dmarc.evaluate import Evaluation, Identifier, evaluate
 from postward_dmarc.from_header import authors
@@ -22,8 +23,10 @@ from postward_dmarc.rows import KIND, row_of
 
 if TYPE_CHECKING:
     from postward.core import Commands, Core
-    from postward.model import ResultBatch, Schema
+    from postward.model import ReportReceipt, ResultBatch, Schema
+    from postward_dmarc.receiving import Receiver
 
+DAY: Final = 86_400 * MICROSECONDS
 SPF_WITHIN: Final = 20.0
 EVALUATE_WITHIN: Final = 60.0
 
@@ -34,10 +37,16 @@ class Dmarc:
     class Config(BaseModel, extra="forbid", frozen=True):
         """`reject`: let `p=reject` refuse a message by itself. DMARC asks receivers not to (RFC 9989 §7.4), so the default
         is to quarantine. `defer`: ask the client to come back when a DNS error leaves the policy unknown; the default is to
-        accept."""
+        accept.
+
+        Received: `addresses` take mailed reports about their domains, `own_domains` are further domains to keep reports about,
+        for `keep_days` days behind their end."""
 
         reject: bool = False
         defer: bool = False
+        addresses: tuple[Address, ...] = ()
+        own_domains: tuple[Domain, ...] = ()
+        keep_days: int = Field(default=400, ge=1, le=36_500)
 
     def __init__(self, config: Config, core: Core) -> None:
         self._config, self._core = config, core
@@ -128,13 +137,51 @@ class Dmarc:
 
         await self._core.store.consume(batch, lambda connection: tables.count(connection, increments))
 
+    # --- receiving ---
+
+    @cached_property
+    def receiver(self) -> Receiver:
+        """What takes in reports about us: where they are received, what is configured, what is signed for here."""
+        from postward_dmarc.receiving import Receiver
+
+        config = self._config
+        own = {address.domain for address in config.addresses} | set(config.own_domains) | set(self._core.signer.domains)
+        return Receiver(self._core, frozenset(map(str, own)), keep_days=config.keep_days)
+
+    @hookimpl
+    def report_addresses(self) -> Sequence[Address]:
+        """Those that are configured."""
+        return self._config.addresses
+
+    @hookimpl
+    async def receive_report(self, message: InboundMessage, results: Sequence[AuthResult]) -> ReportReceipt | None:
+        """Take in DMARC reports that came to one of our addresses (RFC 9990 §3.5)."""
+        ours = set(self._config.addresses)
+        return await self.receiver.by_mail(message, results) if ours.intersection(message.recipients) else None
+
+    @hookimpl
+    async def background(self) -> None:
+        """Once a day, forget the reports that are older than they are kept."""
+        clock = self._core.clock
+        while True:
+            await self.receiver.forget_old()
+            await clock.sleep_until(clock.now() + DAY)
+
+    @hookimpl
+    def register_routes(self) -> Sequence[WebRoute]:
+        """What others reported about our domains."""
+        from postward_dmarc import received_pages
+
+        return received_pages.routes(self._core)
+
     @hookimpl
     def register_commands(self, commands: Commands) -> None:
-        """`postward dmarc evaluate` and `parse`."""
-        from postward_dmarc import command, parse_command
+        """`postward dmarc evaluate`, `parse` and `received`."""
+        from postward_dmarc import command, parse_command, received_command
 
         command.register(self, commands)
-        parse_command.register(commands)
+        parse_command.register(self, commands)
+        received_command.register(commands)
 
 
 def _dkim_result(signature: dkim.Signature) -> AuthResult:

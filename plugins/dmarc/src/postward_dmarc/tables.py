@@ -13,6 +13,7 @@ from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
 from postward.model import Schema
+from postward_dmarc import received_tables
 from postward_dmarc.rows import canonical
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def _create(op: Operations) -> None:
     )
 
 
-SCHEMA: Final = Schema(migrations=(_create,))
+SCHEMA: Final = Schema(migrations=(_create, received_tables.create))
 
 _COUNT: Final = sa.text(
     "INSERT INTO dmarc_evaluations (day, policy_domain, identity, published, row, n)"

@@ -6,7 +6,6 @@ once. Instants are microseconds UTC.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
 from postward.model import day_of
+from postward.reports.receipt import storable
 from postward_tlsrpt.own import Kept
 from postward_tlsrpt.read import Reading
 from postward_tlsrpt.report import FailureDetail
@@ -30,8 +30,6 @@ Outcome: TypeAlias = Literal["stored", "duplicate", "conflict"]
 
 MAX_DETAILS: Final = 1000
 """Of a policy's details; what is beyond is kept by result type alone."""
-_LONGEST: Final = 1000
-_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
 class Base(SQLModel, registry=registry()):
@@ -221,10 +219,10 @@ def store(connection: Connection, arrived: Arrived) -> Outcome:
     values = {
         "via": arrived.via,
         "submitter": arrived.submitter,
-        "report_id": _storable(reading.report.report_id),
+        "report_id": storable(reading.report.report_id),
         "digest": reading.digest,
-        "organization": _storable(reading.report.organization_name),
-        "contact": _storable(reading.report.contact_info),
+        "organization": storable(reading.report.organization_name),
+        "contact": storable(reading.report.contact_info),
         "day": day_of(reading.begin),
         "defects": " ".join(reading.defects),
         "begin_at": reading.begin,
@@ -282,7 +280,7 @@ def _policy_row(report: int, number: int, kept: Kept) -> dict[str, object]:
         "report": report,
         "number": number,
         "domain": kept.domain,
-        "policy_type": _storable(kept.result.policy.policy_type),
+        "policy_type": storable(kept.result.policy.policy_type),
         "policy": _json(kept.result.policy),
         "is_host": int(kept.is_host),
         "successes": summary.total_successful_session_count,
@@ -301,17 +299,12 @@ def _failure_rows(report: int, number: int, kept: Kept) -> Iterator[dict[str, ob
             "report": report,
             "number": number,
             "detail_number": at,
-            "result_type": _storable(detail.result_type),
-            "reason": _storable(detail.failure_reason_code),
-            "mx_host": _storable(detail.receiving_mx_hostname.lower().rstrip(".")),
+            "result_type": storable(detail.result_type),
+            "reason": storable(detail.failure_reason_code),
+            "mx_host": storable(detail.receiving_mx_hostname.lower().rstrip(".")),
             "detail": _json(detail),
             "n": detail.failed_session_count,
         }
-
-
-def _storable(text: str) -> str:
-    """A stranger's text as both databases take it, and no longer than anybody reads."""
-    return _UNSTORABLE.sub("\ufffd", text[:_LONGEST])
 
 
 def _json(value: msgspec.Struct) -> str:

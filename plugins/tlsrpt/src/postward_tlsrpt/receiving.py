@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +11,10 @@ import trio
 
 from postward import dkim
 from postward.errors import StoreError
-from postward.model import MICROSECONDS, BytesContent, ReportReceipt
+from postward.model import MICROSECONDS, BytesContent
 from postward.names import Domain
+from postward.reports.receipt import refused, shown_id
+from postward.reports.receipt import taken as accepted
 from postward_tlsrpt import received_tables, submitter
 from postward_tlsrpt.figures import received_counter
 from postward_tlsrpt.message import Found, reports_in
@@ -22,7 +23,7 @@ from postward_tlsrpt.read import Reading, ReportError
 
 if TYPE_CHECKING:
     from postward.core import Core
-    from postward.model import AuthResult, InboundMessage
+    from postward.model import AuthResult, InboundMessage, ReportReceipt
 
 KIND: Final = "tlsrpt"
 ERROR_HEADER: Final = "X-Postward-TLSReport-Error"
@@ -30,7 +31,6 @@ DAY: Final = 86_400 * MICROSECONDS
 VERIFY_WITHIN: Final = 60.0
 # A hop into a thread costs less than it takes to read that much.
 _THREAD_FROM: Final = 200_000
-_ID_CHARS: Final = re.compile(r"[^!-~]|[;\"\\()]")
 
 State: TypeAlias = Literal["stored", "duplicate", "conflict", "foreign", "old"]
 SAID: Final[dict[State, str]] = {
@@ -92,7 +92,7 @@ class Receiver:
         if not said:
             self._core.log.info("TLS report refused", reason=reason, domain=voucher)
             return _refused(reason)
-        return ReportReceipt(accepted=True, kind=KIND, summary="; ".join(said[:3]), error_header=ERROR_HEADER)
+        return accepted(KIND, said, error_header=ERROR_HEADER)
 
     async def _voucher(self, content: bytes, results: Sequence[AuthResult]) -> tuple[Domain | None, str, bool]:
         """The domain that vouches for a message (RFC 8460 §3); or why there is none, and whether that may pass."""
@@ -169,11 +169,9 @@ class Receiver:
             self._core.log.info("old TLS reports dropped", reports=dropped)
 
 
-def _refused(reason: str, *, temporary: bool = False) -> ReportReceipt:
-    return ReportReceipt(accepted=False, kind=KIND, reason=reason, temporary=temporary, error_header=ERROR_HEADER)
+_refused = partial(refused, KIND, error_header=ERROR_HEADER)
 
 
 def _summary(reading: Reading, taken: Taken) -> str:
-    identity = _ID_CHARS.sub("_", reading.report.report_id[:100])
     counts = f"successful={reading.successful} failed={reading.failed}"
-    return f'id="{identity}" {taken.state} policies={len(reading.report.policies)} {counts}'
+    return f"id={shown_id(reading.report.report_id)} {taken.state} policies={len(reading.report.policies)} {counts}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import IO, Final
 
 from postward.reports.sources import Source
-from postward_dmarc.reading.message import Found, looks_packed, looks_xml, read_pieces, reports_in
+from postward_dmarc.reading.message import Streamed, looks_packed, looks_xml, stream_in, stream_pieces, with_defects
 from postward_dmarc.reading.read import ReportError
 from postward_dmarc.reading.unpack import GZIP, UnpackError, gunzip, unzip
 
@@ -15,30 +15,30 @@ MAX_FILE: Final = 8 << 30
 _PIECE: Final = 256 * 1024
 
 
-def reports_of(source: Source) -> Iterator[Found]:
-    """The reports of a source, at least one entry; of a large one without its records. Never raises for what it holds."""
+def stream_of(source: Source) -> Iterator[Streamed]:
+    """The reports of a source, at least one, each behind its records. Never raises for what it holds."""
     if source.error:
         yield ReportError(source.error)
     elif not source.large:
-        yield from reports_in(source.content, keep=False)
+        yield from stream_in(source.content)
     elif not (looks_packed(source.content) or looks_xml(source.content)):
         yield ReportError("a mail that is too large")
     else:
         yield from _large(source)
 
 
-def _large(source: Source) -> Iterator[Found]:
+def _large(source: Source) -> Iterator[Streamed]:
     try:
         with open(source.file, "rb") as stream:
             if source.content.startswith(GZIP):
                 defects: set[str] = set()
-                found = read_pieces(gunzip(_pieces(stream), MAX_FILE, defects), keep=False, defects=defects)
-                yield found
+                for each in stream_pieces(gunzip(_pieces(stream), MAX_FILE, defects)):
+                    yield with_defects(each, defects)
             elif looks_packed(source.content):
                 for _name, pieces in unzip(stream, MAX_FILE):
-                    yield read_pieces(pieces, keep=False)
+                    yield from stream_pieces(pieces)
             else:
-                yield read_pieces(_pieces(stream), keep=False)
+                yield from stream_pieces(_pieces(stream))
     except UnpackError as exc:
         yield ReportError(str(exc))
     except OSError as exc:

@@ -5,9 +5,10 @@ A report that is bad does not hide the others: each comes as a reading or as a `
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
 import msgspec
@@ -17,11 +18,13 @@ from postward.reports.container import ContainerError, Part, mime_parts
 from postward_dmarc.reading.aggregate import Aggregate, Record
 from postward_dmarc.reading.failure import Failure, FailureError, header_part, read_failure
 from postward_dmarc.reading.read import AggregateReader, ReportError
-from postward_dmarc.reading.unpack import GZIP, ZIP, UnpackError, gunzip, unzip
+from postward_dmarc.reading.unpack import GZIP, PIECE, ZIP, UnpackError, gunzip, unzip
 
 MAX_MAIL: Final = 30 << 20
 MAX_XML: Final = 200 << 20
 MAX_REPORTS: Final = 50
+BATCH: Final = 1000
+"""Records that come together, or a few more: what one piece holds."""
 _SPACE: Final = b"\xef\xbb\xbf \t\r\n"
 _XML: Final = (b"<?xml", b"<feedback", b"<!--")
 _PREFIXED: Final = re.compile(rb"<[A-Za-z_][\w.-]{0,40}:feedback[\s>]")
@@ -30,33 +33,62 @@ _TYPES: Final = frozenset(
 )
 _FEEDBACK: Final = "message/feedback-report"
 
-OnRecord: TypeAlias = Callable[[Record], None]
+
+class Batch(msgspec.Struct, frozen=True):
+    """Some records of a report that is being read; `domain` is that of its policy, None as long as that has not come."""
+
+    records: list[Record]
+    domain: str | None
 
 
 class AggregateReading(msgspec.Struct, frozen=True):
-    """An aggregate report with its records; those are left out where nobody asked for them."""
+    """An aggregate report with its records; those are left out where nobody asked for them. `digest` is of its XML."""
 
     report: Aggregate
     records: tuple[Record, ...]
     defects: tuple[str, ...]
+    digest: str
 
 
 class FailureReading(msgspec.Struct, frozen=True):
-    """A failure report."""
+    """A failure report. `digest` is of what it says and of the message that it is about."""
 
     report: Failure
+    digest: str
 
 
 Found: TypeAlias = AggregateReading | FailureReading | ReportError
+Streamed: TypeAlias = Batch | Found
+"""The batches of a report come before it, also before a `ReportError` that makes them void."""
 
 
 def reports_in(content: bytes, *, keep: bool = True) -> list[Found]:
     """The reports in the content of a file, at least one entry. Never raises for what it holds. `keep` the records."""
+    return list(collected(stream_in(content), keep=keep))
+
+
+def collected(stream: Iterable[Streamed], *, keep: bool) -> Iterator[Found]:
+    """Reports by themselves, with their records if they are to be kept."""
+    records: list[Record] = []
+    for each in stream:
+        if isinstance(each, Batch):
+            if keep:
+                records += each.records
+            continue
+        if records and isinstance(each, AggregateReading):
+            each = msgspec.structs.replace(each, records=tuple(records))
+        records = []
+        yield each
+
+
+def stream_in(content: bytes) -> Iterator[Streamed]:
+    """The reports in the content of a file, each behind its records, so that those need never be held together."""
     if not content.strip():
-        return [ReportError("empty")]
-    if looks_packed(content) or looks_xml(content):
-        return list(_opened(content, keep=keep))
-    return list(_in_mail(content, keep=keep))
+        yield ReportError("empty")
+    elif looks_packed(content) or looks_xml(content):
+        yield from _opened(content)
+    else:
+        yield from _in_mail(content)
 
 
 def looks_packed(start: bytes) -> bool:
@@ -70,54 +102,55 @@ def looks_xml(start: bytes) -> bool:
     return begin.startswith(_XML) or _PREFIXED.match(begin) is not None or start[:4] in (b"\xff\xfe<\0", b"\xfe\xff\0<")
 
 
-def read_pieces(pieces: Iterable[bytes], *, keep: bool, defects: Iterable[str] = ()) -> AggregateReading | ReportError:
+def stream_pieces(pieces: Iterable[bytes], *, defects: Iterable[str] = ()) -> Iterator[Streamed]:
     """Read one report that comes in pieces. What ends too early is read as far as it goes."""
     records: list[Record] = []
     passed = set(defects)
-    reader = AggregateReader(records.append if keep else _forget)
-    source = iter(pieces)
+    digest = hashlib.sha256()
+    reader = AggregateReader(records.append)
     try:
-        while True:
-            try:
-                piece = next(source)
-            except StopIteration:
-                break
-            except UnpackError as exc:
-                if not reader.records:
-                    return ReportError(str(exc))
-                passed.add("ends-too-early")
-                break
-            reader.feed(piece)
+        try:
+            for piece in pieces:
+                digest.update(piece)
+                reader.feed(piece)
+                if len(records) >= BATCH:
+                    yield Batch(records[:], reader.domain)
+                    records.clear()
+        except UnpackError as exc:
+            if not reader.records:
+                yield ReportError(str(exc))
+                return
+            passed.add("ends-too-early")
         report = reader.close()
     except ReportError as exc:
-        return exc
-    return AggregateReading(report, tuple(records), tuple(sorted(passed | set(report.defects))))
+        yield exc
+        return
+    if records:
+        yield Batch(records, reader.domain)
+    yield AggregateReading(report, (), tuple(sorted(passed | set(report.defects))), digest.hexdigest())
 
 
-def _forget(_record: Record) -> None:
-    return
-
-
-def _opened(content: bytes, *, keep: bool, defects: Iterable[str] = ()) -> Iterator[Found]:
+def _opened(content: bytes, *, defects: Iterable[str] = ()) -> Iterator[Streamed]:
     """What is in an attachment or a file that is no mail."""
     if content.startswith(GZIP):
         passed = set(defects)
-        found = read_pieces(_no_archive(gunzip([content], MAX_XML, passed)), keep=keep)
-        yield _with(found, passed)
+        for each in stream_pieces(_no_archive(gunzip([content], MAX_XML, passed))):
+            yield with_defects(each, passed)
     elif content.startswith(ZIP):
         try:
             for _name, pieces in unzip(io.BytesIO(content), MAX_XML):
-                yield read_pieces(_no_archive(pieces), keep=keep, defects=defects)
+                yield from stream_pieces(_no_archive(pieces), defects=defects)
         except UnpackError as exc:
             yield ReportError(str(exc))
     else:
-        yield read_pieces([content], keep=keep, defects=defects)
+        yield from stream_pieces((content[at : at + PIECE] for at in range(0, len(content), PIECE)), defects=defects)
 
 
-def _with(found: AggregateReading | ReportError, defects: set[str]) -> AggregateReading | ReportError:
-    if isinstance(found, ReportError) or not defects:
-        return found
-    return AggregateReading(found.report, found.records, tuple(sorted(defects | set(found.defects))))
+def with_defects(found: Streamed, defects: set[str]) -> Streamed:
+    """A report with defects that were noticed in unpacking it, which are known at its end."""
+    if isinstance(found, AggregateReading) and defects:
+        return msgspec.structs.replace(found, defects=tuple(sorted(defects | set(found.defects))))
+    return found
 
 
 def _no_archive(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -129,7 +162,7 @@ def _no_archive(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield piece
 
 
-def _in_mail(content: bytes, *, keep: bool) -> Iterator[Found]:
+def _in_mail(content: bytes) -> Iterator[Streamed]:
     try:
         parts = mime_parts(content, MAX_MAIL)
     except ContainerError as exc:
@@ -137,9 +170,9 @@ def _in_mail(content: bytes, *, keep: bool) -> Iterator[Found]:
         return
     number = 0
     for at, part in enumerate(parts):
-        for found in _in_part(part, parts[at + 1 :], keep=keep):
+        for found in _in_part(part, parts[at + 1 :]):
             yield found
-            number += 1
+            number += not isinstance(found, Batch)
             if number >= MAX_REPORTS:
                 yield ReportError(f"more than {MAX_REPORTS} reports in a message")
                 return
@@ -147,13 +180,16 @@ def _in_mail(content: bytes, *, keep: bool) -> Iterator[Found]:
         yield ReportError("no report in it" if BytesContent(content).header else "neither a report nor a mail")
 
 
-def _in_part(part: Part, rest: tuple[Part, ...], *, keep: bool) -> Iterator[Found]:
+def _in_part(part: Part, rest: tuple[Part, ...]) -> Iterator[Streamed]:
     if part.media_type == _FEEDBACK:
+        about = header_part([(each.media_type, each.data) for each in rest])
         try:
-            yield FailureReading(read_failure(part.data, header_part([(each.media_type, each.data) for each in rest])))
+            failure = read_failure(part.data, about)
         except FailureError as exc:
             yield ReportError(str(exc))
+            return
+        yield FailureReading(failure, hashlib.sha256(part.data + b"\0" + about).hexdigest())
     elif looks_packed(part.data) or (part.media_type != "text/html" and looks_xml(part.data)):
-        yield from _opened(part.data, keep=keep, defects=() if part.media_type in _TYPES else ("media-type",))
+        yield from _opened(part.data, defects=() if part.media_type in _TYPES else ("media-type",))
     elif part.media_type in _TYPES and part.data.strip():
         yield ReportError(f"a part {part.media_type} that is none")

@@ -62,6 +62,11 @@ class AggregateReader:
         self._policy: Policy | None = None
         self._version = ""
 
+    @property
+    def domain(self) -> str | None:
+        """The domain of the policy, once that has come."""
+        return self._policy.domain if self._policy is not None else None
+
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
         try:
