@@ -12,7 +12,7 @@ import pytest
 
 from postward import Domain, hookimpl, hookspecs
 from postward.log_file import FOLDER
-from postward.model import Delivered, ReportTarget
+from postward.model import Delivered, DnsRecord, Finding, ReportTarget, Severity
 from postward.reports.rows import put
 from postward.web.chart import describe, nice_top, svg
 from postward.web.page import Chart, Link, Tone, link
@@ -203,3 +203,34 @@ async def test_the_log_of_an_id(rig: Rig) -> None:
     assert "<script" not in page.text
     assert (await rig.browser.get("/log")).status == 200
     assert (await rig.browser.get("/log?cid=../x")).status == 400
+
+
+class Advising:
+    """A plugin with advice."""
+
+    @hookimpl
+    def dns_records(self, domain: Domain) -> list[DnsRecord]:
+        return [DnsRecord(name=Domain(f"_x.{domain}"), rdtype="TXT", value='"v=X1"', why="So that it is known.")]
+
+    @hookimpl
+    async def dns_checks(self, domain: Domain) -> list[Finding]:
+        return [
+            Finding(area="x", severity=Severity.OK, what="fine"),
+            Finding(area="x", severity=Severity.ERROR, what=EVIL, why="bad", fix="publish it"),
+        ]
+
+
+async def test_dns_records_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with site(tmp_path, patch=monkeypatch, extra={"advising": Advising(), "failing": Failing()}) as rig:
+        await rig.browser.log_in()
+        records = (await rig.browser.get("/api/v1/dns/records?domain=b.example")).json["data"]["records"]
+        assert [(one["name"], one["type"], one["value"]) for one in records] == [("_x.b.example", "TXT", '"v=X1"')]
+        assert '_x.b.example. TXT "v=X1"' in (await rig.browser.get("/dns/records?domain=b.example")).said
+        checked = (await rig.browser.get("/api/v1/dns/check?domain=b.example")).json["data"]
+        assert [one["severity"] for one in checked["findings"]] == ["error", "ok"]
+        assert checked["failed"] == ["failing"]
+        page = await rig.browser.get("/dns/check?domain=b.example")
+        assert "was not looked at" in page.said
+        assert "<script" not in page.text
+        assert (await rig.browser.get("/dns/check")).status == 200
+        assert (await rig.browser.get("/dns/check?domain=a..b")).status == 400

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from postward.web.pages import log, overview, plugins, queue, reports
+from postward.web.pages import dns, log, overview, plugins, queue, reports
 
 if TYPE_CHECKING:
     from postward.app import App
@@ -18,6 +18,7 @@ def core_routes(app: App) -> Sequence[WebRoute]:
         *overview.routes(app),
         *queue.routes(app),
         *reports.routes(app),
+        *dns.routes(app),
         *plugins.routes(app),
         *log.routes(app),
     ]
