@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -140,6 +141,7 @@ async def test_careful_headers_and_errors(pages: Pages) -> None:
     status, body, _ = await ask(app, "/x/a")
     assert status == 500
     assert "secret" not in body
+    assert re.search("under the id [0-9a-f]{12}", body)
 
 
 async def test_slow_and_many_requests(autojump_clock: trio.testing.MockClock) -> None:

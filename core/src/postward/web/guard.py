@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from postward.log import correlated
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from structlog.typing import FilteringBoundLogger
@@ -38,6 +40,10 @@ class Guard:
             await answer.fail(503, b"too many requests at once, please come back\n")
             return
         self._left -= 1
+        with correlated() as cid:
+            await self._served(scope, receive, answer, cid)
+
+    async def _served(self, scope: Scope, receive: Receive, answer: _Answer, cid: str) -> None:
         try:
             with trio.move_on_after(self._within) as limit:
                 await self._app(scope, receive, answer.send)
@@ -46,7 +52,7 @@ class Guard:
                 await answer.fail(408, b"that took too long\n")
         except Exception:  # noqa: BLE001 - a page may fail in any way, and the client must hear of it
             self._log.exception("web-page-failed", path=scope["path"][:200])
-            await answer.fail(500, b"something failed here\n")
+            await answer.fail(500, f"something failed here; the log says more under the id {cid}\n".encode())
         finally:
             self._left += 1
 

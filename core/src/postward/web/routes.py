@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Host, Route, Router
 
 from postward.errors import ConfigError
+from postward.log import current_cid
 from postward.web.origin import is_local
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _application(
     routes: list[BaseRoute] = [Host(str(host), app=Router(pages)) for host, pages in by_host.items()]
     if metrics is not None:
         routes.append(Route(METRICS, endpoint=metrics))
-    application = Starlette(routes=[*routes, *below], exception_handlers={404: _not_here})
+    application = Starlette(routes=[*routes, *below], exception_handlers={404: _not_here, 500: _failed})
     if site is not None:
         application.router.default = site
     return application
@@ -95,6 +96,11 @@ def _path(route: WebRoute) -> str:
 
 async def _not_here(_request: Request, _error: Exception) -> PlainTextResponse:
     return PlainTextResponse("there is no such page\n", status_code=404)
+
+
+async def _failed(_request: Request, _error: Exception) -> PlainTextResponse:
+    """The error itself goes on to `Guard`, which logs it."""
+    return PlainTextResponse(f"something failed here; the log says more under the id {current_cid()}\n", status_code=500)
 
 
 class _Private(BaseRoute):

@@ -1,7 +1,6 @@
 """The operator's site: finds the page that is asked for, lets in who may see it, and answers with it or with what went wrong.
 
-Every request has a correlation id of its own. A page that fails costs itself alone: whoever asked sees the id, the log has
-the rest.
+A page that fails costs itself alone: whoever asked sees the correlation id of the request (of `Guard`), the log has the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
 from postward.errors import PostwardError, StoreError
-from postward.log import correlated
+from postward.log import current_cid, fresh_cid
 from postward.web import frame as drawing
 from postward.web.access import COOKIE, LIFE, VISIT, Access, TooManyWrong, Visitor, fresh_secret, is_from_elsewhere
 from postward.web.frame import Frame
@@ -90,8 +89,7 @@ class Site:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = Request(scope, receive)
-        with correlated() as cid:
-            response = await self._answered(request, cid)
+        response = await self._answered(request, current_cid() or fresh_cid())
         if request.method == "HEAD":
             response.body = b""
         await response(scope, receive, send)
