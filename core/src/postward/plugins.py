@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 
 # Commands of today and words that later ones may want; a plugin's verbs stand below its name.
 _WORDS: Final = """
-check completion config core db deliver dkim help lab metrics passwd plugins postward probe queue quickstart records report
+check completion config core db deliver dkim help lab logs metrics passwd plugins postward probe queue quickstart records report
 reports run serve status store version web
 """
-RESERVED: Final = frozenset(_WORDS.split())
+# First parts of the paths of web pages: those of a plugin stand below its name.
+_PATHS: Final = "api dns log login logout queue reports static"
+RESERVED: Final = frozenset([*_WORDS.split(), *_PATHS.split()])
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _GROUPS: Final = re.compile(r"postward\.v\d+")
 _SETTINGS: Final = ("on_error", "time_limit")
