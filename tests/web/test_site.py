@@ -277,6 +277,7 @@ async def test_hostile_text_stays_text(rig: Rig) -> None:
         ("word=" + "x" * 21, "may have 20"),
         ("word=a%00b", "control characters"),
         ("word=%ff", "not UTF-8"),
+        ("word=%C2%85%0A%09", "control characters"),
         ("after=%3Cb%3E", "no place in a list"),
         ("dya=2026-11-24", "no parameter"),
         ("word=a&word=b", "given twice"),
@@ -320,7 +321,17 @@ async def test_a_page_that_fails_costs_itself_alone(rig: Rig) -> None:
 
 async def test_what_is_not_there(rig: Rig) -> None:
     await rig.browser.log_in()
-    for path in ("/nowhere", "/y/good", "/queue/none", "/reports/none", "/static/../config.py", "/static/x", "/x/item/a/b"):
+    for path in (
+        "/nowhere",
+        "/y/good",
+        "/queue/none",
+        "/reports/none",
+        "/static/../config.py",
+        "/static/x",
+        "/x/item/a/b",
+        "/queue/ ",
+        "/x/item/  ",
+    ):
         assert (await rig.browser.get(path)).status == 404
     assert (await rig.browser.get("/api/v1/nowhere")).json["status"] == 404
     assert (await rig.browser.get("/queue", method="DELETE")).status == 405

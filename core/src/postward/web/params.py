@@ -68,7 +68,7 @@ class Param:
 
     def read(self, given: str) -> str | int:
         """The value of what was given. Raises `BadQuery`."""
-        value = given.strip()
+        value = given.strip(" ")
         if not value:
             return self.default
         if self.kind is Kind.NUMBER:

@@ -158,6 +158,8 @@ class Site:
         if twice := set(query) & set(place.names):
             raise BadQuery(f"{min(twice)} stands in the path already")
         values = read(place.params, {**query, **in_path})
+        if empty := [name for name in place.names if values[name] == ""]:
+            raise NotHere(f"The {empty[0]} in the path is empty.")
         page = await view(Ask(values=values, user=visitor.user, may_change=self._access.may_change(visitor)))
         if not isinstance(page, Page):
             raise TypeError(f"a view should give a Page, and gave {type(page).__name__}")
