@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
@@ -102,7 +103,8 @@ class App:
     results to the plugins. With `service`, background tasks and the report schedule run too, as `postward run` wants, and
     mailed reports go into the queue, which `MailService` delivers; without, only what is asked for happens. Of several
     processes of a node, one has the `service` and hands out results (`emit`), and each has its `shards` of the queue. `extra`
-    are plugin objects to add to the configured ones, by name.
+    are plugin objects to add to the configured ones, by name. `node_path` is where the node's own database lies instead of in
+    `data_dir`, `:memory:` for one in memory.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class App:
         emit: bool = True,
         shards: Shards = ALL,
         extra: Mapping[str, object] | None = None,
+        node_path: Path | None = None,
     ) -> None:
         self.config = config
         self.log: FilteringBoundLogger = structlog.get_logger("postward")
@@ -137,6 +140,7 @@ class App:
         self.http = H11Client(self.net, self.dns, self.trust, clock=self.clock)
         self._cores: dict[str, Core] = {}
         self._extra = extra or {}
+        self._node_path = node_path or config.core.data_dir / "node.db"
         self._stack = AsyncExitStack()
 
     def core_for(self, plugin: str) -> Core:
@@ -186,7 +190,7 @@ class App:
             self.store = await stack.enter_async_context(
                 open_store(
                     url=config.core.database,
-                    node_path=config.core.data_dir / "node.db",
+                    node_path=self._node_path,
                     node=config.core.node,
                     schemas=schemas,
                     node_schemas=NODE_SCHEMAS,

@@ -176,12 +176,26 @@ class Plugins:
         """
         if self._loaded:
             return
-        prepared = prepare(config, given=self._instances)
-        for name, (kind, options) in prepared.items():
-            settings = config.settings_for(name)
-            instance = _make(name, kind, options, core_for)
-            self.add(name, instance, on_error=settings.on_error, time_limit=settings.time_limit)
+        for name, (kind, options) in prepare(config, given=self._instances).items():
+            self._bring(name, kind, options, config, core_for)
         self._loaded = True
+
+    def bring(self, name: str, kind: type[Any], config: Config, core_for: Callable[[str], Core]) -> None:
+        """Configure, make and register a class that is at hand, as `load` does with those that are installed.
+
+        Raises `ConfigError`, `PluginError`.
+        """
+        options, problems = _options(name, kind, config)
+        if problems:
+            raise ConfigErrors(str(config.file or ""), problems)
+        self._bring(name, kind, options, config, core_for)
+
+    def _bring(
+        self, name: str, kind: type[Any], options: BaseModel | None, config: Config, core_for: Callable[[str], Core]
+    ) -> None:
+        settings = config.settings_for(name)
+        instance = _make(name, kind, options, core_for)
+        self.add(name, instance, on_error=settings.on_error, time_limit=settings.time_limit)
 
 
 def prepare(config: Config, *, given: Container[str] = ()) -> dict[str, tuple[type[Any], BaseModel | None]]:
