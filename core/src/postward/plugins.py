@@ -103,7 +103,7 @@ def load_class(plugin: Installed) -> type[Any]:
         raise PluginError(plugin.name, f"cannot be imported from {plugin.target!r}: it {describe(exc)}") from exc
     if not isinstance(found, type):
         raise PluginError(plugin.name, f"{plugin.target!r} is {type(found).__name__}, not a class")
-    _config_class(plugin.name, found)
+    options_class(plugin.name, found)
     return found
 
 
@@ -119,7 +119,8 @@ def check_made(name: str, kind: type[Any]) -> None:
         raise PluginError(name, f"cannot be made as {kind.__name__}(config, core): {exc}") from None
 
 
-def _config_class(name: str, kind: type[Any]) -> type[BaseModel] | None:
+def options_class(name: str, kind: type[Any]) -> type[BaseModel] | None:
+    """The model of a plugin's options, None without. Raises `PluginError` for one that takes unknown or reserved keys."""
     model = getattr(kind, "Config", None)
     if model is None:
         return None
@@ -229,7 +230,7 @@ def _not_installed(config: Config, available: Iterable[Installed], given: Contai
 
 def _options(name: str, kind: type[Any], config: Config) -> tuple[BaseModel | None, list[Problem]]:
     """The plugin's own `Config`, filled in from its table; and what is wrong with the table."""
-    model = _config_class(name, kind) or _NoOptions
+    model = options_class(name, kind) or _NoOptions
     options: BaseModel | None = None
     problems: list[Problem] = []
     context = {"base": config.file.absolute().parent} if config.file else {}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from postward.lab.mx import Behaviour, Mail
     from postward.reports.schedule import Built
     from postward.testing.clock import HarnessClock
+    from postward.testing.conform import NotConformant, conformance
     from postward.testing.harness import Harness, open_harness
     from postward.testing.mail import MailServer
     from postward.testing.network import MemoryNetwork
@@ -35,9 +36,11 @@ __all__ = [
     "Mail",
     "MailServer",
     "MemoryNetwork",
+    "NotConformant",
     "Page",
     "WebSite",
     "ZoneResolver",
+    "conformance",
     "open_harness",
     "self_signed",
     "tlsa",
@@ -53,9 +56,11 @@ _ELSEWHERE: Final = {
     "Mail": "postward.lab.mx",
     "MailServer": "postward.testing.mail",
     "MemoryNetwork": "postward.testing.network",
+    "NotConformant": "postward.testing.conform",
     "Page": "postward.testing.web",
     "WebSite": "postward.testing.web",
     "ZoneResolver": "postward.dns.zones",
+    "conformance": "postward.testing.conform",
     "open_harness": "postward.testing.harness",
     "self_signed": "postward.lab.ca",
     "tlsa": "postward.lab.ca",

@@ -89,7 +89,7 @@ class Harness:
         """
         self._not_started()
         kind = load_class(choose(plugin, _installed())) if isinstance(plugin, str) else plugin
-        name = name or (plugin if isinstance(plugin, str) else _name_of(kind))
+        name = name or (plugin if isinstance(plugin, str) else name_of(kind))
         self._plugins[name] = kind, options
 
     def configure(self, **tables: Any) -> None:
@@ -377,7 +377,8 @@ def _installed() -> tuple[Any, ...]:
     return installed()
 
 
-def _name_of(kind: type[Any]) -> str:
+def name_of(kind: type[Any]) -> str:
+    """The name under which a class is installed; where it is not, its own in lower case."""
     target = f"{kind.__module__}:{kind.__qualname__}"
     names: Iterable[str] = (one.name for one in _installed() if one.target == target)
     return next(iter(names), kind.__name__.lower())
