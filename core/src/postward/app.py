@@ -7,7 +7,7 @@ outside, so tests and the lab run this very assembly.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 import structlog
 import trio
 
-from postward import hookspecs
+from postward import hook_figures, hookspecs
 from postward.clock import Clock, SystemClock
 from postward.core import Core, OwnCertificate
 from postward.data_dir import make_data_dir
@@ -308,6 +308,7 @@ class App:
         scheduler = self._scheduler(jitter=True)
         nursery.start_soon(keep_running, "report-schedule", _endless(scheduler.run_forever), self.log)
         nursery.start_soon(keep_running, "report-sender", _endless(self.sender.run_forever), self.log)
+        nursery.start_soon(keep_running, "hook-figures", _endless(self._keep_figures), self.log)
         for plugin in self.hooks.plugins_for(hookspecs.background):
             work = partial(self._background, plugin)
             nursery.start_soon(keep_running, f"{plugin}-background", work, self.log)
@@ -315,6 +316,12 @@ class App:
     async def _background(self, plugin: str) -> BaseException | None:
         outcome: Outcome[None] = await self.hooks.call_one(plugin, hookspecs.background, core=self.core_for(plugin))
         return outcome.error
+
+    async def _keep_figures(self) -> None:
+        while True:
+            with suppress(OSError):  # a full disk has louder voices than this one
+                hook_figures.write(self.config.core.data_dir, self.hooks.stats, self.clock.now())
+            await trio.sleep(hook_figures.EVERY)
 
     def _watch_resolver(self) -> Watch | None:
         """Asks whether the resolver validates, now and again; None where nobody is to be asked."""

@@ -86,11 +86,16 @@ def choose(name: str, among: Sequence[Installed]) -> Installed:
     if not fitting:
         near = nearest(name, (one.name for one in among if one.compatible))
         raise PluginError(name, f"is not installed; did you mean {near!r}?" if near else "is not installed")
+    check_name(name)
+    return fitting[0]
+
+
+def check_name(name: str) -> None:
+    """Whether a plugin can have this name. Raises `PluginError`."""
     if not _NAME.fullmatch(name):
         raise PluginError(name, "is no good name: lower-case letters, digits and _, at most 32")
     if name in RESERVED:
         raise PluginError(name, "has the name of a command of postward itself")
-    return fitting[0]
 
 
 def load_class(plugin: Installed) -> type[Any]:
@@ -186,10 +191,8 @@ class Plugins:
 
         Raises `ConfigError`, `PluginError`.
         """
-        options, problems = _options(name, kind, config)
-        if problems:
-            raise ConfigErrors(str(config.file or ""), problems)
-        self._bring(name, kind, options, config, core_for)
+        check_options(name, kind, config)
+        self._bring(name, kind, _options(name, kind, config)[0], config, core_for)
 
     def _bring(
         self, name: str, kind: type[Any], options: BaseModel | None, config: Config, core_for: Callable[[str], Core]
@@ -243,6 +246,13 @@ def _options(name: str, kind: type[Any], config: Config) -> tuple[BaseModel | No
     except ConfigErrors as exc:
         problems += exc.problems
     return (None if model is _NoOptions else options), problems
+
+
+def check_options(name: str, kind: type[Any], config: Config) -> None:
+    """Whether a class takes its table of the configuration. Raises `ConfigError`, `PluginError`."""
+    problems = _options(name, kind, config)[1]
+    if problems:
+        raise ConfigErrors(str(config.file or ""), problems)
 
 
 class _NoOptions(BaseModel, extra="forbid", frozen=True):
