@@ -7,7 +7,8 @@ is made of memory: zones, hosts, time, databases. There are no sockets and no th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from postward import hookspecs
-from postward.app import App
+from postward.app import HAND_OVER_WITHIN, App
 from postward.config import from_dict
 from postward.core import Core
 from postward.dkim.sign import private_pem
@@ -217,7 +218,7 @@ class Harness:
         Reports by mail go to the mail hosts of this world, and those by HTTPS to its sites.
         """
         app = await self.start()
-        await app.emitted()
+        await app.emitted(HAND_OVER_WITHIN)
         midnight = Window.of_day(day_of(self.clock.now())).end
         self.clock.advance(midnight + SETTLE + DAY // 24 - self.clock.now())
         seen = _Seen()
@@ -230,6 +231,25 @@ class Harness:
         app = await self.start()
         call = partial(app.hooks.call_one, plugin, hookspecs.background, core=app.core_for(plugin))
         self._nursery.start_soon(call)
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """Ask for a page, such as `/PLUGIN/`, as the operator's browser does: its status and body."""
+        from postward.testing.pages import get
+
+        return await get((await self.start()).hooks, path)
+
+    async def command(self, plugin: str, verb: str, **arguments: Any) -> int:
+        """Run a verb of a plugin as `postward PLUGIN VERB` does, its parameters by name: its exit code. It prints as always.
+
+        Raises `KeyError` for a verb that the plugin does not have.
+        """
+        app = await self.start()
+        verbs = _Verbs()
+        app.hooks.collect_one(plugin, hookspecs.register_commands, commands=verbs)
+        code = verbs.functions[verb](**arguments)
+        for work in verbs.works:
+            code = await work(app.core_for(plugin))
+        return code or 0
 
     def plugin(self, name: str) -> Any:
         """A plugin object. Raises `KeyError`."""
@@ -352,6 +372,21 @@ class _Recorder:
         self.entries.extend(batch.entries)
 
 
+class _Verbs:
+    """Takes verbs, and what they want to run, which a test runs in the program that it has."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, Callable[..., Any]] = {}
+        self.works: list[Callable[[Core], Awaitable[int | None]]] = []
+
+    def add(self, function: Callable[..., Any], name: str | None = None, help: str | None = None) -> None:
+        self.functions[name or function.__name__.replace("_", "-")] = function
+
+    def run(self, work: Callable[[Core], Awaitable[int | None]]) -> int:
+        self.works.append(work)
+        return 0
+
+
 class _Seen(Watcher):
     def __init__(self) -> None:
         self.reports: list[Built] = []
@@ -378,7 +413,7 @@ def _installed() -> tuple[Any, ...]:
 
 
 def name_of(kind: type[Any]) -> str:
-    """The name under which a class is installed; where it is not, its own in lower case."""
+    """The name under which a class is installed; where it is not, its own, `LongLived` as `long_lived`."""
     target = f"{kind.__module__}:{kind.__qualname__}"
     names: Iterable[str] = (one.name for one in _installed() if one.target == target)
-    return next(iter(names), kind.__name__.lower())
+    return next(iter(names), re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower())
