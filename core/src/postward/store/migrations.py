@@ -13,7 +13,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from postward.errors import StoreError
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 _LOCK: Final = 0x706F737477617264
 _LOCK_SECONDS: Final = 120
+# Which keep their names from before there was a rule.
+_CORES_OWN: Final = frozenset({"core", "node", "queue", "reports"})
 _MADE_MOST: Final = 32
 _MADE: dict[Hashable, bytes] = {}
 
@@ -163,6 +165,7 @@ def _run(connection: Connection, state: SchemaStatus, schema: Schema) -> None:
     from alembic.operations import Operations
 
     table = version_table(state.name)
+    before = set(inspect(connection).get_table_names())
     operations = Operations(MigrationContext.configure(connection))
     if not state.current:
         connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {table} (version INTEGER NOT NULL)")
@@ -178,6 +181,17 @@ def _run(connection: Connection, state: SchemaStatus, schema: Schema) -> None:
         except Exception as exc:
             raise StoreError(f"migration {number} of {state.name!r} failed: {_one_line(exc)}; nothing was changed") from exc
     connection.exec_driver_sql(f"UPDATE {table} SET version = {len(schema.migrations)}")
+    if state.name not in _CORES_OWN:
+        _refuse_foreign(connection, state.name, before)
+
+
+def _refuse_foreign(connection: Connection, name: str, before: set[str]) -> None:
+    """All plugins share one database: what one makes or takes away bears its name, or it may be another one's."""
+    after = set(inspect(connection).get_table_names())
+    prefix = f"{name.replace('-', '_')}_"
+    wrong = sorted(table for table in before ^ after if not table.startswith(prefix))
+    if wrong:
+        raise StoreError(f"plugin {name!r}: its tables begin with {prefix!r}, and {', '.join(wrong)} may be another's")
 
 
 def _failed(database: str, error: BaseException) -> StoreError:

@@ -45,7 +45,7 @@ def conformance(plugin: type[Any], /, name: str = "", **options: Any) -> None:
     `NotConformant`, which is an `AssertionError`.
     """
     name = name or name_of(plugin)
-    problems = tuple(_problems(name, plugin, options))
+    problems = tuple(dict.fromkeys(_problems(name, plugin, options)))
     if problems:
         raise NotConformant(name, problems)
 

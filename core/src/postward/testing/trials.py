@@ -32,8 +32,6 @@ from postward.model import (
     Window,
 )
 from postward.names import Address, Domain
-from postward.store.engine import open_engines
-from postward.store.migrations import upgrade_engine
 from postward.testing.harness import Harness, open_harness
 
 # How long a hook may take, in seconds beyond its limit, to see that it is over.
@@ -91,7 +89,6 @@ async def _in_service(harness: Harness, name: str, problems: list[str]) -> None:
     for _ in range(2):
         await harness.next_day()
     problems += _failures(harness, name, "in service")
-    problems += _tables(app, name)
 
 
 def _failures(harness: Harness, name: str, when: str) -> list[str]:
@@ -106,26 +103,6 @@ def _failures(harness: Harness, name: str, when: str) -> list[str]:
         for line in harness.log
         if line["event"] in ("report-job-failed", "report-failed") and line.get("plugin") == name
     ]
-
-
-def _tables(app: App, name: str) -> Iterator[str]:
-    """Plugins share a database, so the name of a table begins with that of its plugin."""
-    outcome = app.hooks.collect_one(name, hookspecs.register_schema)
-    if outcome.value is None:
-        return
-    engines = open_engines("sqlite://")
-    try:
-        upgrade_engine(engines.writer, {name: outcome.value})
-        with engines.reader.connect() as connection:
-            rows = connection.exec_driver_sql(
-                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-            )
-            found = sorted(str(row[0]) for row in rows)
-    finally:
-        engines.dispose()
-    for table in found:
-        if not table.startswith(f"{name}_"):
-            yield f"its table {table!r} should begin with '{name}_', or it may be that of another plugin"
 
 
 # --- without answers ---
