@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -93,3 +94,17 @@ def test_links_lead_somewhere() -> None:
     for page in DOCS.rglob("*.md"):
         for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_piece_of_configuration_can_be_read() -> None:
+    """Of the pages and of the examples' own; what a plugin makes of its table is a matter of its tests."""
+    pages = [*DOCS.rglob("*.md"), *(DOCS.parent / "examples").glob("*/README.md")]
+    blocks = [
+        block for page in pages for block in re.findall(r"^```toml\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+    assert len(blocks) >= 5
+    for block in blocks:
+        data = tomllib.loads(block)
+        tables = data.setdefault("plugin", {})
+        data.setdefault("plugins", list(tables))
+        config.from_dict({"core": {"hostname": "mx.example.net"}, **data})
