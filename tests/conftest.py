@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+# As installed; here for a checkout that was installed before the plugin was part of it.
+pytest_plugins = ["postward.testing.pytest_plugin"]
+
 
 @pytest.fixture(autouse=True)
 def _default_log() -> Iterator[None]:

@@ -9,40 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from postward.testing.sources import PUBLIC
+
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "core" / "src"
 PLUGINS = sorted((ROOT / "plugins").glob("*/src/*"))
 FOUNDATION = ("postward.names", "postward.model", "postward.errors")
 DATABASE = ("sqlalchemy", "sqlmodel", "alembic")
 
-# What plugins may use. A package stands for its public names: its modules are its own business.
-PUBLIC = {
-    "postward",
-    "postward.clock",
-    "postward.config",
-    "postward.core",
-    "postward.delivery",
-    "postward.dkim",
-    "postward.dns",
-    "postward.errors",
-    "postward.hookspecs",
-    "postward.http",
-    "postward.metrics",
-    "postward.model",
-    "postward.names",
-    "postward.net",
-    "postward.reports",
-    "postward.reports.container",
-    "postward.reports.receipt",
-    "postward.reports.sources",
-    "postward.smtp",
-    "postward.store",
-    "postward.testing",
-    "postward.tls",
-    "postward.web",
-}
-# Typer shells of verbs print with the look that all commands share.
-PUBLIC_CLI = {"postward.cli.output"}
 GLUE = {"plugin.py", "tables.py", "received_tables.py", "shown_tables.py", "fetch.py"}
 # Trio shells that are split from the glue. Name a new one here only when there is nothing in it that could be pure.
 SHELLS = {"postward_dane/survey.py", "postward_tlsrpt/receiving.py", "postward_dmarc/receiving.py"} | {
@@ -171,7 +145,7 @@ def test_plugins_import_public_names_only_and_never_each_other(plugin: Path) -> 
                 wrong.append(f"{name_of(file)}:{one.line} imports another plugin: {one.module}")
             if inside(one.module, ("postward",)):
                 targets = {one.module} if not _is_package(one.module) else {one.module, *_submodules(one)}
-                private = [target for target in targets if target not in PUBLIC | PUBLIC_CLI]
+                private = [target for target in targets if target not in PUBLIC]
                 private += [name for name in one.names if name.startswith("_")]
                 wrong += [f"{name_of(file)}:{one.line} imports {name}" for name in private]
     assert wrong == []

@@ -73,7 +73,7 @@ def test_each_migration_runs_once_in_order_and_keeps_the_rows(tmp_path: Path) ->
 
 def test_one_version_table_per_distribution(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
-    other = Schema(migrations=(lambda op: op.execute("CREATE TABLE other_t (n INTEGER)"),))
+    other = Schema(migrations=(lambda op: op.execute("CREATE TABLE other_one_t (n INTEGER)"),))
     upgrade(url(path), {"plug": Schema(migrations=(first,)), "other-one": other})
     for table in ("plug_schema_version", "other_one_schema_version"):
         assert columns(path, table) == ["version"]

@@ -7,16 +7,17 @@ outside, so tests and the lab run this very assembly.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import structlog
 import trio
 
-from postward import hookspecs
+from postward import hook_figures, hookspecs
 from postward.clock import Clock, SystemClock
 from postward.core import Core, OwnCertificate
 from postward.data_dir import make_data_dir
@@ -106,7 +107,8 @@ class App:
     results to the plugins. With `service`, background tasks and the report schedule run too, as `postward run` wants, and
     mailed reports go into the queue, which `MailService` delivers; without, only what is asked for happens. Of several
     processes of a node, one has the `service` and hands out results (`emit`), and each has its `shards` of the queue. `extra`
-    are plugin objects to add to the configured ones, by name.
+    are plugin objects to add to the configured ones, by name. `node_path` is where the node's own database lies instead of in
+    `data_dir`, `:memory:` for one in memory.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class App:
         emit: bool = True,
         shards: Shards = ALL,
         extra: Mapping[str, object] | None = None,
+        node_path: Path | None = None,
     ) -> None:
         self.config = config
         self.log: FilteringBoundLogger = structlog.get_logger("postward")
@@ -145,6 +148,7 @@ class App:
         self.http = H11Client(self.net, self.dns, self.trust, clock=self.clock)
         self._cores: dict[str, Core] = {}
         self._extra = extra or {}
+        self._node_path = node_path or config.core.data_dir / "node.db"
         self._stack = AsyncExitStack()
 
     def core_for(self, plugin: str) -> Core:
@@ -195,7 +199,7 @@ class App:
             self.store = await stack.enter_async_context(
                 open_store(
                     url=config.core.database,
-                    node_path=config.core.data_dir / "node.db",
+                    node_path=self._node_path,
                     node=config.core.node,
                     schemas=schemas,
                     node_schemas=NODE_SCHEMAS,
@@ -324,6 +328,7 @@ class App:
         scheduler = self._scheduler(jitter=True)
         nursery.start_soon(keep_running, "report-schedule", _endless(scheduler.run_forever), self.log)
         nursery.start_soon(keep_running, "report-sender", _endless(self.sender.run_forever), self.log)
+        nursery.start_soon(keep_running, "hook-figures", _endless(self._keep_figures), self.log)
         for plugin in self.hooks.plugins_for(hookspecs.background):
             work = partial(self._background, plugin)
             nursery.start_soon(keep_running, f"{plugin}-background", work, self.log)
@@ -331,6 +336,12 @@ class App:
     async def _background(self, plugin: str) -> BaseException | None:
         outcome: Outcome[None] = await self.hooks.call_one(plugin, hookspecs.background, core=self.core_for(plugin))
         return outcome.error
+
+    async def _keep_figures(self) -> None:
+        while True:
+            with suppress(OSError):  # a full disk has louder voices than this one
+                hook_figures.write(self.config.core.data_dir, self.hooks.stats, self.clock.now())
+            await trio.sleep(hook_figures.EVERY)
 
     def _watch_resolver(self) -> Watch | None:
         """Asks whether the resolver validates, now and again; None where nobody is to be asked."""

@@ -11,6 +11,7 @@ import inspect
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final, Literal
 
 from postward import hookspecs
@@ -122,7 +123,7 @@ def implementations(
             function=function,
             is_async=inspect.iscoroutinefunction(function),
             wants=_wants(SPECS[name], function),
-            check=compile_return(SPECS[name].function, _names()),
+            check=_check_of(name),
             limit=_lowered(SPECS[name].limit, time_limit),
             on_error=on_error,
         )
@@ -132,6 +133,11 @@ def implementations(
 
 def _lowered(limit: float, time_limit: float | None) -> float:
     return min(limit, time_limit) if limit and time_limit else limit
+
+
+@cache
+def _check_of(name: str) -> Check | None:
+    return compile_return(SPECS[name].function, _names())
 
 
 def _names() -> dict[str, Any]:

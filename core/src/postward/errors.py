@@ -42,7 +42,7 @@ class PluginError(PostwardError):
     """A plugin that cannot be used as it is: unknown, incompatible, or breaking the hook contract."""
 
     def __init__(self, plugin: str, message: str) -> None:
-        self.plugin = plugin
+        self.plugin, self.message = plugin, message
         super().__init__(f"plugin {plugin!r}: {message}")
 
 

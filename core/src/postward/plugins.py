@@ -88,11 +88,16 @@ def choose(name: str, among: Sequence[Installed]) -> Installed:
     if not fitting:
         near = nearest(name, (one.name for one in among if one.compatible))
         raise PluginError(name, f"is not installed; did you mean {near!r}?" if near else "is not installed")
+    check_name(name)
+    return fitting[0]
+
+
+def check_name(name: str) -> None:
+    """Whether a plugin can have this name. Raises `PluginError`."""
     if not _NAME.fullmatch(name):
         raise PluginError(name, "is no good name: lower-case letters, digits and _, at most 32")
     if name in RESERVED:
         raise PluginError(name, "has the name of a command of postward itself")
-    return fitting[0]
 
 
 def load_class(plugin: Installed) -> type[Any]:
@@ -105,7 +110,7 @@ def load_class(plugin: Installed) -> type[Any]:
         raise PluginError(plugin.name, f"cannot be imported from {plugin.target!r}: it {describe(exc)}") from exc
     if not isinstance(found, type):
         raise PluginError(plugin.name, f"{plugin.target!r} is {type(found).__name__}, not a class")
-    _config_class(plugin.name, found)
+    options_class(plugin.name, found)
     return found
 
 
@@ -121,7 +126,8 @@ def check_made(name: str, kind: type[Any]) -> None:
         raise PluginError(name, f"cannot be made as {kind.__name__}(config, core): {exc}") from None
 
 
-def _config_class(name: str, kind: type[Any]) -> type[BaseModel] | None:
+def options_class(name: str, kind: type[Any]) -> type[BaseModel] | None:
+    """The model of a plugin's options, None without. Raises `PluginError` for one that takes unknown or reserved keys."""
     model = getattr(kind, "Config", None)
     if model is None:
         return None
@@ -178,12 +184,24 @@ class Plugins:
         """
         if self._loaded:
             return
-        prepared = prepare(config, given=self._instances)
-        for name, (kind, options) in prepared.items():
-            settings = config.settings_for(name)
-            instance = _make(name, kind, options, core_for)
-            self.add(name, instance, on_error=settings.on_error, time_limit=settings.time_limit)
+        for name, (kind, options) in prepare(config, given=self._instances).items():
+            self._bring(name, kind, options, config, core_for)
         self._loaded = True
+
+    def bring(self, name: str, kind: type[Any], config: Config, core_for: Callable[[str], Core]) -> None:
+        """Configure, make and register a class that is at hand, as `load` does with those that are installed.
+
+        Raises `ConfigError`, `PluginError`.
+        """
+        check_options(name, kind, config)
+        self._bring(name, kind, _options(name, kind, config)[0], config, core_for)
+
+    def _bring(
+        self, name: str, kind: type[Any], options: BaseModel | None, config: Config, core_for: Callable[[str], Core]
+    ) -> None:
+        settings = config.settings_for(name)
+        instance = _make(name, kind, options, core_for)
+        self.add(name, instance, on_error=settings.on_error, time_limit=settings.time_limit)
 
 
 def prepare(config: Config, *, given: Container[str] = ()) -> dict[str, tuple[type[Any], BaseModel | None]]:
@@ -217,7 +235,7 @@ def _not_installed(config: Config, available: Iterable[Installed], given: Contai
 
 def _options(name: str, kind: type[Any], config: Config) -> tuple[BaseModel | None, list[Problem]]:
     """The plugin's own `Config`, filled in from its table; and what is wrong with the table."""
-    model = _config_class(name, kind) or _NoOptions
+    model = options_class(name, kind) or _NoOptions
     options: BaseModel | None = None
     problems: list[Problem] = []
     context = {"base": config.file.absolute().parent} if config.file else {}
@@ -230,6 +248,13 @@ def _options(name: str, kind: type[Any], config: Config) -> tuple[BaseModel | No
     except ConfigErrors as exc:
         problems += exc.problems
     return (None if model is _NoOptions else options), problems
+
+
+def check_options(name: str, kind: type[Any], config: Config) -> None:
+    """Whether a class takes its table of the configuration. Raises `ConfigError`, `PluginError`."""
+    problems = _options(name, kind, config)[1]
+    if problems:
+        raise ConfigErrors(str(config.file or ""), problems)
 
 
 class _NoOptions(BaseModel, extra="forbid", frozen=True):

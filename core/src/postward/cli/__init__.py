@@ -39,7 +39,7 @@ COMMANDS: Final = {
     "passwd": Command("passwd", "Set the password of a user who may send mail."),
     # Its hosts are broken on purpose: warnings about them are what it is for, and the table shows them.
     "lab": Command("lab", "An internet on loopback, to see all of it work.", "error"),
-    "plugins": Command("plugins", "List, enable and disable plugins."),
+    "plugins": Command("plugins", "List, examine, enable and disable plugins, and begin a new one."),
     "dkim": Command("dkim", "Make DKIM keys, and show the DNS records to publish for them."),
     "db": Command("db", "Look at the databases and bring them up to date."),
 }

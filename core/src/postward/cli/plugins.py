@@ -21,10 +21,14 @@ Name = Annotated[str, typer.Argument(help="The plugin.", show_default=False)]
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
-    group = typer.Typer(no_args_is_help=True, help="List, enable and disable plugins.")
+    from postward.cli import plugins_doctor, plugins_new
+
+    group = typer.Typer(no_args_is_help=True, help="List, examine, enable and disable plugins, and begin a new one.")
     group.command("list")(show)
     group.command()(enable)
     group.command()(disable)
+    group.command()(plugins_doctor.doctor)
+    group.command()(plugins_new.new)
     app.add_typer(group, name="plugins")
 
 

@@ -68,6 +68,11 @@ OPPORTUNISTIC: Final = (
         hosts=(Host(behaviour=Behaviour.HANGS_UP),),
     ),
     Case(
+        name="plain-no-close-notify",
+        why="no policy, a host that ends TLS without a word: SMTP says itself when it is over, so the mail is delivered",
+        hosts=(Host(behaviour=Behaviour.NO_CLOSE_NOTIFY),),
+    ),
+    Case(
         name="plain-injection",
         why="no policy, a reply slipped in behind the 220 of STARTTLS: never read as part of TLS",
         hosts=(Host(behaviour=Behaviour.INJECTION),),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 import warnings
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,6 +25,7 @@ MAX_KEPT: Final = 2000
 _CONNECTION_LIMIT: Final = 120.0
 _PIECE: Final = 64
 _PAUSE: Final = 0.01
+_ALERT: Final = bytes((21,))
 _PROTOCOL_VERSION_ALERT: Final = bytes((21, 3, 1, 0, 2, 2, 70))
 
 
@@ -41,6 +42,7 @@ class Behaviour(StrEnum):
     HANGS_UP = "hangs-up-in-handshake"
     SILENT = "silent-in-handshake"
     SLOW = "slow"
+    NO_CLOSE_NOTIFY = "no-close-notify"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,27 +78,41 @@ class Mailbox:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MailHost:
-    """One host: its name, the domains it takes mail for, its certificate (None: no TLS at all), and its behaviour."""
+    """One host: its name, the domains it takes mail for, its certificate (None: no TLS at all), and its behaviour.
+
+    `replies` are those to RCPT for some recipients, and to MAIL under that word.
+    """
 
     name: Domain
     domains: frozenset[Domain]
     context: ssl.SSLContext | None
     mailbox: Mailbox
     behaviour: Behaviour = Behaviour.NORMAL
+    replies: Mapping[str, Reply] = field(default_factory=dict)
 
     async def serve(self, listener: trio.SocketListener) -> None:
         """Take connections until cancelled. Nothing a client does ends it."""
+        answer = self.answering()
+
+        async def connection(transport: trio.SocketStream) -> None:
+            with suppress(OSError):
+                await answer(transport, str(transport.socket.getpeername()[0]))
+
+        await trio.serve_listeners(connection, [listener])
+
+    def answering(self) -> Callable[[trio.abc.Stream, str], Awaitable[None]]:
+        """What becomes of a connection from an address, whatever carries it."""
         honest = self._prepare()
         context = None if self.behaviour is Behaviour.NO_STARTTLS else self.context
         settings = ServerSettings(hostname=self.name, context=context, max_size=MAX_MESSAGE)
 
-        async def connection(transport: trio.SocketStream) -> None:
+        async def answer(transport: trio.abc.Stream, peer: str) -> None:
             stream = transport if honest else _Meddling(transport, self.behaviour)
-            with trio.move_on_after(_CONNECTION_LIMIT), suppress(OSError):
-                await serve(stream, _Acceptor(self), settings, peer=str(transport.socket.getpeername()[0]))
+            with trio.move_on_after(_CONNECTION_LIMIT):
+                await serve(stream, _Acceptor(self), settings, peer=peer)
             await trio.aclose_forcefully(transport)
 
-        await trio.serve_listeners(connection, [listener])
+        return answer
 
     def _prepare(self) -> bool:
         """Make the context behave as the host does. Whether that is enough, so that the stream need not meddle."""
@@ -108,6 +124,10 @@ class MailHost:
             context.minimum_version = ssl.TLSVersion.TLSv1_3
             context.verify_mode = ssl.CERT_REQUIRED
             return True
+        if self.behaviour is Behaviour.NO_CLOSE_NOTIFY:
+            # Only there an alert can be told from data by who does not hold the keys (RFC 8446 §5.2).
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            return False
         return self.behaviour is Behaviour.OLD_TLS and _make_old(context)
 
 
@@ -131,9 +151,11 @@ class _Acceptor:
     host: MailHost
 
     async def mail(self, session: Session, sender: Address | None, parameters: Mapping[str, str]) -> Reply | None:
-        return None
+        return self.host.replies.get("MAIL")
 
     async def rcpt(self, session: Session, recipient: Address, parameters: Mapping[str, str]) -> Reply | None:
+        if str(recipient) in self.host.replies:
+            return self.host.replies[str(recipient)]
         if recipient.domain in self.host.domains:
             return None
         return Reply(550, ("no such recipient here",), "5.1.1")
@@ -162,13 +184,13 @@ class _Acceptor:
 class _Meddling(trio.abc.Stream):
     """A transport that behaves well until STARTTLS, and then as `behaviour` says."""
 
-    def __init__(self, inner: trio.SocketStream, behaviour: Behaviour) -> None:
+    def __init__(self, inner: trio.abc.Stream, behaviour: Behaviour) -> None:
         self._inner, self._behaviour = inner, behaviour
         self._asked = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         data = bytes(await self._inner.receive_some(max_bytes))
-        if self._asked and self._behaviour is not Behaviour.INJECTION:
+        if self._asked and self._behaviour not in (Behaviour.INJECTION, Behaviour.NO_CLOSE_NOTIFY):
             return await self._instead_of_handshake(data)
         if data.strip().upper() != b"STARTTLS" or self._behaviour is Behaviour.SLOW:
             return data
@@ -198,7 +220,7 @@ class _Meddling(trio.abc.Stream):
         elif self._asked and self._behaviour is Behaviour.INJECTION:
             self._asked = False
             await self._inner.send_all(bytes(data) + b"250 2.0.0 injected\r\n")
-        else:
+        elif not (self._asked and self._behaviour is Behaviour.NO_CLOSE_NOTIFY and bytes(data[:1]) == _ALERT):
             await self._inner.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:

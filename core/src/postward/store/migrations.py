@@ -8,11 +8,12 @@ two programs that start together do the work once.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from postward.errors import StoreError
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 _LOCK: Final = 0x706F737477617264
 _LOCK_SECONDS: Final = 120
+# Which keep their names from before there was a rule.
+_CORES_OWN: Final = frozenset({"core", "node", "queue", "reports"})
+_MADE_MOST: Final = 32
+_MADE: dict[Hashable, bytes] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +103,24 @@ def upgrade_engine(engine: Engine, schemas: Mapping[str, Schema]) -> list[Schema
         raise explain(exc, name) or _failed(name, exc) from exc
 
 
+def upgrade_memory(engine: Engine, schemas: Mapping[str, Schema]) -> None:
+    """Do it on a database in memory that is empty: the second of the same schemas in a process is a copy of the first.
+
+    Tests open hundreds of them, and to migrate one takes longer than most tests.
+    """
+    wanted = tuple((name, tuple(schema.migrations)) for name, schema in schemas.items())
+    with engine.connect() as connection:
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, sqlite3.Connection)
+        if (made := _MADE.get(wanted)) is not None:
+            raw.deserialize(made)
+            return
+    upgrade_engine(engine, schemas)
+    if len(_MADE) >= _MADE_MOST:
+        _MADE.clear()
+    _MADE[wanted] = raw.serialize()
+
+
 def version_table(schema: str) -> str:
     """The name of a distribution's version table. Raises `StoreError` for names that cannot be part of one."""
     if _NAME.fullmatch(schema) is None:
@@ -142,6 +165,7 @@ def _run(connection: Connection, state: SchemaStatus, schema: Schema) -> None:
     from alembic.operations import Operations
 
     table = version_table(state.name)
+    before = set(inspect(connection).get_table_names())
     operations = Operations(MigrationContext.configure(connection))
     if not state.current:
         connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {table} (version INTEGER NOT NULL)")
@@ -157,6 +181,17 @@ def _run(connection: Connection, state: SchemaStatus, schema: Schema) -> None:
         except Exception as exc:
             raise StoreError(f"migration {number} of {state.name!r} failed: {_one_line(exc)}; nothing was changed") from exc
     connection.exec_driver_sql(f"UPDATE {table} SET version = {len(schema.migrations)}")
+    if state.name not in _CORES_OWN:
+        _refuse_foreign(connection, state.name, before)
+
+
+def _refuse_foreign(connection: Connection, name: str, before: set[str]) -> None:
+    """All plugins share one database: what one makes or takes away bears its name, or it may be another one's."""
+    after = set(inspect(connection).get_table_names())
+    prefix = f"{name.replace('-', '_')}_"
+    wrong = sorted(table for table in before ^ after if not table.startswith(prefix))
+    if wrong:
+        raise StoreError(f"plugin {name!r}: its tables begin with {prefix!r}, and {', '.join(wrong)} may be another's")
 
 
 def _failed(database: str, error: BaseException) -> StoreError:

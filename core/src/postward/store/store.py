@@ -178,7 +178,7 @@ def _prepare(url: str, schemas: Mapping[str, Schema]) -> Engines:
     engines = open_engines(url)
     try:
         if engines.in_memory:
-            migrations.upgrade_engine(engines.writer, schemas)
+            migrations.upgrade_memory(engines.writer, schemas)
         else:
             migrations.upgrade(url, schemas)
     except BaseException:

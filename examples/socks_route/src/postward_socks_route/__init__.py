@@ -1,0 +1,1 @@
+"""Connections through a SOCKS5 proxy, and smarthosts for some domains."""

@@ -1,0 +1,1 @@
+"""Counted results to an HTTPS endpoint, batched and durable."""
